@@ -1,0 +1,1 @@
+"""Documents to a knowledge base that can be searched. Imports nothing else of zhiwen."""

@@ -1,0 +1,163 @@
+"""The values that cross from `rag` to `ui` and `finetune`, and the protocol that every generator keeps. All frozen."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, Protocol, runtime_checkable
+
+from kb.types import Dropped, Hit
+
+Role = Literal["system", "user", "assistant", "observation"]
+
+Support = Literal["quoted", "supported", "partial", "unsupported"]
+"""quoted: stands in a source word for word; supported: aligned, and its numbers, dates and names are in the source;
+partial: aligned, but something in it is not in the source; unsupported: no source says it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One turn of a conversation. Its content is data: no string in it ever becomes a role token."""
+
+    role: Role
+    content: str
+    metadata: str = ""
+    """What follows the role token on its line (ChatGLM3: the tool's name); nearly always empty."""
+
+
+@dataclass(frozen=True, slots=True)
+class GenerateOptions:
+    """How to sample. The defaults are greedy and safe for answering from documents."""
+
+    max_tokens: int = 512
+    """Tokens to write at the most."""
+    temperature: float = 0.0
+    """0 is greedy."""
+    top_p: float = 1.0
+    """Keep the likeliest tokens that together have this probability, 0 to 1."""
+    top_k: int = 0
+    """Keep this many of the likeliest tokens; 0 keeps all."""
+    repetition_penalty: float = 1.0
+    """Above 1 makes tokens that were already written less likely."""
+    stop: tuple[str, ...] = ()
+    """Strings that end the answer; they are not part of it."""
+    seed: int | None = None
+    adapter: str = ""
+    """Name of the adapter to answer with; empty is the base model, or the adapter that it was merged with."""
+
+    def __post_init__(self) -> None:
+        if self.max_tokens < 1:
+            raise ValueError(f"max_tokens must be at least 1, got {self.max_tokens}")
+        if self.temperature < 0:
+            raise ValueError(f"temperature must be 0 or more, got {self.temperature}")
+        if not 0 < self.top_p <= 1:
+            raise ValueError(f"top_p must be above 0 and at most 1, got {self.top_p}")
+        if self.top_k < 0:
+            raise ValueError(f"top_k must be 0 or more, got {self.top_k}")
+        if self.repetition_penalty <= 0:
+            raise ValueError(f"repetition_penalty must be above 0, got {self.repetition_penalty}")
+
+
+FinishReason = Literal["stop", "length", "stopped", "loop"]
+"""stop: the model ended its turn; length: max_tokens; stopped: somebody asked; loop: it repeated itself."""
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A piece of a streamed answer: whole characters only. The last one has a finish reason."""
+
+    text: str
+    finish: FinishReason | None = None
+    tokens: int = 0
+    """Tokens written so far."""
+
+
+@runtime_checkable
+class Generator(Protocol):
+    """Messages -> text. Safe to call from several threads."""
+
+    @property
+    def name(self) -> str:
+        """What answered, as a person would say it: "chatglm3-6b (nf4) + zhouyi"."""
+        ...
+
+    @property
+    def context_tokens(self) -> int:
+        """Prompt and answer together, in tokens."""
+        ...
+
+    def count_tokens(self, text: str) -> int: ...
+
+    def stream(
+        self,
+        messages: Sequence[Message],
+        *,
+        options: GenerateOptions,
+        cancel: threading.Event | None = None,
+    ) -> Iterator[Piece]:
+        """Yield pieces as they are written; setting `cancel` ends it within one token with finish "stopped"."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Citation:
+    """A place in a document that supports a part of the answer."""
+
+    number: int
+    """1-based; what stands in the answer's text as [1]."""
+    hit: Hit
+    quote: str
+    """The sentence of the source, word for word: `hit.passage.text[start:end]`."""
+    start: int
+    end: int
+    page: int
+    """The page that the quote begins on."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sentence:
+    """A sentence of the answer with what supports it."""
+
+    text: str
+    citations: tuple[int, ...]
+    """Numbers of citations."""
+    support: Support
+    missing: tuple[str, ...] = ()
+    """Numbers, dates and names of the sentence that the source does not have."""
+
+
+@dataclass(frozen=True, slots=True)
+class Trace:
+    """How an answer came about."""
+
+    question: str
+    rewritten: str = ""
+    """The question made self-contained from the conversation; empty if it was used as it stood."""
+    hits: tuple[Hit, ...] = ()
+    dropped: tuple[Dropped, ...] = ()
+    messages: tuple[Message, ...] = ()
+    """The prompt; empty if no model was called."""
+    prompt_tokens: int = 0
+    budget_tokens: int = 0
+    """What the context was packed to."""
+    answer_tokens: int = 0
+    finish: FinishReason | None = None
+    seconds: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What the person gets."""
+
+    text: str
+    """With [1][2] after the sentences that they support. If refused: the fixed refusal sentence."""
+    sentences: tuple[Sentence, ...]
+    citations: tuple[Citation, ...]
+    refused: bool
+    nearest: tuple[Hit, ...]
+    """If refused: the nearest passages, best first, so that the person can look."""
+    generator: str
+    """"extractive", or the name of the generator."""
+    adapter: str = ""
+    trace: Trace = field(default_factory=lambda: Trace(question=""))

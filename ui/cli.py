@@ -1,0 +1,64 @@
+"""`zhiwen`: one subcommand = one library call. Heavy imports happen inside the commands, so that --help is instant."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+
+from kb.errors import ZhiwenError
+from ui.text import pick
+
+COMMANDS: dict[str, tuple[str, str]] = {
+    # name: (Chinese, English); the module is ui.commands.<name>
+}
+"""In the order in which help lists them. A command of two words (`kb list`) is one module with its own subparsers."""
+
+
+def build_parser(only: str | None = None) -> argparse.ArgumentParser:
+    """The whole parser, or with `only` the top level and the arguments of that one command."""
+    parser = argparse.ArgumentParser(
+        prog="zhiwen",
+        description=pick(
+            "知问：向自己的文档提问，回答带可核对的出处", "zhiwen: ask your own documents, with citations"
+        ),
+        epilog=pick(
+            "例：zhiwen index data/docs && zhiwen ask 年假有几天？", "example: zhiwen ask 年假有几天？"
+        ),
+    )
+    subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for name, (chinese, english) in COMMANDS.items():
+        sub = subparsers.add_parser(
+            name,
+            help=pick(chinese, english),
+            description=pick(chinese, english),
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        if only is None or only == name:
+            importlib.import_module(f"ui.commands.{name}").add_arguments(sub)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command. Returns the exit code: 0 done, 1 an error that was explained, 2 wrong usage, 130 Ctrl-C."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    named = next((a for a in arguments if not a.startswith("-")), "")
+    args = build_parser(named).parse_args(arguments)
+    try:
+        code = importlib.import_module(f"ui.commands.{args.command}").run(args)
+    except ZhiwenError as error:
+        print(pick(f"错误：{error.zh}", f"error: {error.message}"), file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print(pick("已中断。", "Interrupted."), file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    return int(code)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
