@@ -14,6 +14,7 @@ from kb.split.lines import heading_level
 from kb.split.sentences import cut_long, sentence_spans
 from kb.types import Block, Embedder, LoadedFile, Page, Passage
 
+DEFAULT = SplitConfig()
 SENTENCE = "员工请假须提前三天向部门主管申请，年休假按工龄计算。"
 
 
@@ -28,7 +29,7 @@ def document(*pages: Page, title: str = "") -> LoadedFile:
 
 
 def plain(
-    text: str, counter: Embedder, *, title: str = "", config: SplitConfig = SplitConfig()
+    text: str, counter: Embedder, *, title: str = "", config: SplitConfig = DEFAULT
 ) -> list[Passage]:
     return split(document(Page(1, text), title=title), counter=counter, config=config)
 
