@@ -28,9 +28,7 @@ def document(*pages: Page, title: str = "") -> LoadedFile:
     return LoadedFile(Path("a.txt"), "txt", pages, title=title)
 
 
-def plain(
-    text: str, counter: Embedder, *, title: str = "", config: SplitConfig = DEFAULT
-) -> list[Passage]:
+def plain(text: str, counter: Embedder, *, title: str = "", config: SplitConfig = DEFAULT) -> list[Passage]:
     return split(document(Page(1, text), title=title), counter=counter, config=config)
 
 
