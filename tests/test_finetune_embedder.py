@@ -10,13 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from finetune.embedder import model, score
+from finetune.embedder import card, model, score
 from finetune.embedder.__main__ import main
 from finetune.embedder.corpus import Pair, Source, answering_chunk, chunks, paragraphs, read_sources
 from finetune.embedder.neighbours import start_vectors
 from finetune.embedder.recipe import Recipe
 from finetune.embedder.synonyms import Swaps, as_source, read_groups
-from finetune.embedder.train import SPECIAL, TrainConfig, pack, train
+from finetune.embedder.train import SPECIAL, TrainConfig, _hide, pack, train
 from finetune.embedder.vocabulary import build_tokenizer, count_words, fold_rules
 from kb.errors import DataError, EmbedderError
 
@@ -99,7 +99,7 @@ def test_folder_reads_the_same_in_numpy_and_sentence_transformers(lesson, tokeni
     )
     assert [p.name for p in tmp_path.iterdir()] == ["m"]
     read = model.load(tmp_path / "m")
-    texts = ["在歐洲的學術研究", "工資ＡＢＣ 12.5%", "。？", "狗", *lesson[1].questions[:20]]
+    texts = ["在歐洲的學術研究", "工資Ａ 12.5%", "。？", "狗", *lesson[1].questions[:20]]
     ours = read.encode(texts)
     theirs = SentenceTransformer(str(tmp_path / "m"), device="cpu").encode(texts).astype(np.float32)
     assert np.isfinite(theirs).all()
@@ -119,7 +119,7 @@ def test_a_folder_over_the_limit_is_refused_and_the_old_one_stays(tokenizer, tmp
 
 
 def test_damaged_and_missing_folders_say_so(tokenizer, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
-    with pytest.raises(EmbedderError, match="model.safetensors is missing") as caught:
+    with pytest.raises(EmbedderError, match=r"model\.safetensors is missing") as caught:
         model.load(tmp_path)
     assert "缺少" in caught.value.zh
     model.save(model.StaticModel(tokenizer, np.ones((7, 4), np.float32)), tmp_path / "m", card="")
@@ -131,7 +131,7 @@ def test_tokenizer_folds_traditional_width_and_case(tokenizer) -> None:  # type:
     def ids(text: str) -> list[int]:
         return list(tokenizer.encode(text, add_special_tokens=False).ids)
 
-    assert ids("學術研究，ＡＢＣ１２") == ids("学术研究 abc12")
+    assert ids("學術研究，Ａｉ１２") == ids("学术研究 ai12")
     assert ids("、。！") == [1]
     assert 0 not in ids("龙马精神 hello 2026")
 
@@ -217,3 +217,22 @@ def test_a_recipe_knows_its_data(lesson) -> None:  # type: ignore[no-untyped-def
 def test_squad_layout_is_walked() -> None:
     layout = json.loads('{"data": [{"title": "t", "paragraphs": [{"context": "c", "qas": []}]}]}')
     assert list(paragraphs(layout)) == [("t", "c", [])]
+
+
+def test_scores_replace_the_older_table_in_the_card() -> None:
+    made = card.text(Recipe(), quick=False)
+    table = {"lcqmc": {"dense": {"recall_1": 0.5, "recall_5": 0.75, "recall_10": 1.0, "mrr_10": 0.6}}}
+    first = card.with_scores(made, table)
+    table["lcqmc"]["dense"]["recall_1"] = 0.25
+    again = card.with_scores(first, table)
+    assert again.count("| lcqmc | dense | 0.250 | 0.750 | 1.000 | 0.600 |") == 1
+    assert "0.500 | 0.750" not in again
+    assert "CC BY-SA" in again and "中文说明" in again
+
+
+def test_hidden_words_leave_the_passage_but_never_empty_it() -> None:
+    rng = np.random.default_rng(0)
+    query, passage = np.array([5, 6]), np.array([5, 7, 6, 8])
+    assert _hide(query, passage, share=1.0, rng=rng).tolist() == [7, 8]
+    assert _hide(query, passage, share=0.0, rng=rng).tolist() == [5, 7, 6, 8]
+    assert _hide(query, query, share=1.0, rng=rng).tolist() == [5, 6]

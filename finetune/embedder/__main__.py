@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -35,6 +34,7 @@ def _parser() -> argparse.ArgumentParser:
     score.add_argument("--data", type=Path, required=True)
     score.add_argument("--model", type=Path, required=True)
     score.add_argument("--limit", type=int, default=1000, help="questions a set (default 1000)")
+    score.add_argument("--card", action="store_true", help="write the table into the model's README.md")
     score.add_argument("--json", type=Path, help="write the table here as well")
     return parser
 
@@ -59,7 +59,7 @@ def _train(args: argparse.Namespace) -> int:
 
 
 def _score(args: argparse.Namespace) -> int:
-    from finetune.embedder import model, score
+    from finetune.embedder import card, model, score
 
     embedder = model.load(args.model)
     found: dict[str, dict[str, dict[str, float]]] = {}
@@ -74,10 +74,11 @@ def _score(args: argparse.Namespace) -> int:
             found[name][way] = asdict(result)
             cells = "".join(f"{value:8.3f}" for value in asdict(result).values())
             print(f"{name:12}{len(asked.questions):10}{way:>10}{cells}", flush=True)
+    if args.card:
+        readme = args.model / "README.md"
+        readme.write_text(card.with_scores(readme.read_text(encoding="utf-8"), found), encoding="utf-8")
     if args.json:
-        with tempfile.NamedTemporaryFile("w", dir=args.json.parent, delete=False, encoding="utf-8") as file:
-            json.dump(found, file, indent=1)
-        Path(file.name).replace(args.json)
+        args.json.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     return 0
 
 

@@ -42,6 +42,10 @@ class TrainConfig:
     """Weight of a word's characters in its row; the word's own vector has 1."""
     own_dropout: float = 0.1
     """Share of words that a step sees by their characters alone."""
+    gain_power: float = 0.7
+    """Of the inverse document frequency that the gains start from."""
+    hidden: float = 0.3
+    """Share of pairs in which the passage loses what it shares with its query: there meaning has to link them."""
     swaps: float = 0.2
     """Share of a query's words that a step exchanges for a synonym, where there is one."""
     seed: int = 0
@@ -163,6 +167,14 @@ def _drop(ids: Ids, *, share: float, rng: np.random.Generator) -> Ids:
     return kept if len(kept) else ids
 
 
+def _hide(query: Ids, passage: Ids, *, share: float, rng: np.random.Generator) -> Ids:
+    """With probability `share` the passage without the query's tokens (if something is left)."""
+    if share <= 0 or rng.random() >= share:
+        return passage
+    kept = passage[~np.isin(passage, query)]
+    return kept if len(kept) else passage
+
+
 def embed(rows: Rows, lists: Sequence[Ids]) -> Any:
     """Unit vectors of token lists, with gradients. *Shape:* (len(lists), dimensions)."""
     import torch
@@ -200,7 +212,7 @@ def train(
     import torch
 
     rng = np.random.default_rng(config.seed)
-    gains = first_gains(packed, tokens=tokenizer.get_vocab_size())
+    gains = first_gains(packed, tokens=tokenizer.get_vocab_size()) ** config.gain_power
     rows = Rows(tokenizer, config=config, gains=gains, start=start)
     optimizer = torch.optim.Adam(
         [{"params": [rows.own], "lr": config.rate}, {"params": [rows.gain], "lr": config.gain_rate}],
@@ -217,6 +229,10 @@ def train(
         queries = [swaps.apply(source.queries[i], share=config.swaps, rng=rng) for i in chosen]
         queries = [_drop(q, share=config.dropout, rng=rng) for q in queries]
         passages = [_drop(source.passages[i], share=config.dropout, rng=rng) for i in chosen]
+        passages = [
+            _hide(source.queries[i], p, share=config.hidden, rng=rng)
+            for i, p in zip(chosen, passages, strict=True)
+        ]
         vectors = embed(rows, [*queries, *passages])
         loss = contrast(
             vectors[: len(chosen)],
