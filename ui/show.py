@@ -9,7 +9,7 @@ from typing import Any
 
 from kb.types import Hit, PlannedChange, SearchResult, SyncReport
 from rag.types import Answer
-from ui.reasons import advice_for, reason_words
+from ui.reasons import reason_words
 from ui.table import clip, safe, table
 from ui.text import pick
 
@@ -88,11 +88,7 @@ def report_text(report: SyncReport) -> str:
         )
     for problem in report.problems:
         mark = "✗" if problem.verdict == "failed" else "!"
-        todo = advice_for(problem.reason, given=problem.advice)
-        lines.append(
-            f"  {mark} {safe(problem.name)}：{safe(reason_words(problem.reason))}"
-            + (f" → {safe(todo)}" if todo else "")
-        )
+        lines.append(f"  {mark} {safe(problem.name)}{pick('：', ': ')}{safe(reason_words(problem.reason))}")
     if report.interrupted:
         lines.append(pick("已中断；再运行一次会接着做完。", "Interrupted; the next run goes on from here."))
     return "\n".join(lines)

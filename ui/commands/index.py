@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import signal
 import sys
@@ -10,11 +11,17 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from kb.errors import SettingsError
 from ui import arguments
-from ui.text import pick
+from ui.text import language, pick
+
+if TYPE_CHECKING:
+    from kb.knowledge import KnowledgeBase
+    from kb.sync import Plan, SyncOptions
+    from kb.types import Embedder, SyncReport
+    from ui.settings import Settings
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -49,8 +56,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help=pick("别的进程正在写时等多少秒", "seconds to wait while another process is writing"),
     )  # fmt: skip
     parser.add_argument(
-        "--ocr", choices=("auto", "off", "force"), default="auto",
-        help=pick("扫描页：auto 识别没有文字的页，force 全部识别", "scanned pages: auto reads pages without text, force reads all"),
+        "--ocr", choices=("auto", "off", "require"), default="auto",
+        help=pick("扫描页：auto 装了 OCR 就识别，require 没装就报错", "scanned pages: auto reads pages without text, force reads all"),
     )  # fmt: skip
     parser.add_argument(
         "--all", action="store_true", help=pick("计划里列出每个文件", "list every file in the plan")
@@ -88,7 +95,9 @@ def run(args: argparse.Namespace) -> int:
     return work(args, settings, kb, choice.embedder, options)
 
 
-def work(args: argparse.Namespace, settings: Any, kb: Any, embedder: Any, options: Any) -> int:
+def work(
+    args: argparse.Namespace, settings: Settings, kb: KnowledgeBase, embedder: Embedder, options: SyncOptions
+) -> int:
     """Index with a progress bar and print the report."""
     from ui import wiring
     from ui.progress import sync_progress
@@ -102,7 +111,7 @@ def work(args: argparse.Namespace, settings: Any, kb: Any, embedder: Any, option
         value = as_json(report) | {"embedder": embedder.name, "calibration": as_json(calibration)}
         print(json.dumps(value, ensure_ascii=False, indent=2))
     else:
-        print(report_text(report))
+        print(report_text(in_language(report, kb)))
         if calibration is not None:
             print(
                 pick(
@@ -113,7 +122,21 @@ def work(args: argparse.Namespace, settings: Any, kb: Any, embedder: Any, option
     return 130 if report.interrupted else 0
 
 
-def tell_plan(name: str, planned: Any, args: argparse.Namespace) -> None:
+def in_language(report: SyncReport, kb: KnowledgeBase) -> SyncReport:
+    """The report with the Chinese sentences of files that failed, if Chinese is the language in force."""
+    if language() == "en":
+        return report
+    failed = {d.name: d.notes for d in kb.store.documents() if d.verdict == "failed" and len(d.notes) > 1}
+    problems = tuple(
+        dataclasses.replace(p, reason=failed[p.name][1])
+        if p.name in failed and p.reason == failed[p.name][0]
+        else p
+        for p in report.problems
+    )
+    return dataclasses.replace(report, problems=problems)
+
+
+def tell_plan(name: str, planned: Plan, args: argparse.Namespace) -> None:
     """Print the plan."""
     from ui.show import as_json, plan_text
 

@@ -5,10 +5,15 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from kb.errors import SettingsError
 from ui import arguments
 from ui.text import pick
+
+if TYPE_CHECKING:
+    from kb.knowledge import KnowledgeBase
 
 ACTIONS = ("list", "show", "check", "repair", "rm")
 
@@ -53,11 +58,8 @@ def run(args: argparse.Namespace) -> int:
     return check_them(kbs, args)
 
 
-def facts(kb: object) -> dict[str, object]:
+def facts(kb: KnowledgeBase) -> dict[str, object]:
     """What is told about one knowledge base."""
-    from kb.knowledge import KnowledgeBase
-
-    assert isinstance(kb, KnowledgeBase)
     record = kb.embedder_record
     calibration = kb.value("calibration") or {}
     return {
@@ -72,7 +74,7 @@ def facts(kb: object) -> dict[str, object]:
     }
 
 
-def list_them(kbs: list, args: argparse.Namespace) -> int:  # type: ignore[type-arg]
+def list_them(kbs: Sequence[KnowledgeBase], args: argparse.Namespace) -> int:
     """One line for each."""
     from ui.table import table
 
@@ -93,8 +95,9 @@ def list_them(kbs: list, args: argparse.Namespace) -> int:  # type: ignore[type-
     return 0
 
 
-def show_them(kbs: list, args: argparse.Namespace) -> int:  # type: ignore[type-arg]
+def show_them(kbs: Sequence[KnowledgeBase], args: argparse.Namespace) -> int:
     """Facts and documents, with the verdict of each."""
+    from ui.reasons import reason_words
     from ui.show import as_json
     from ui.table import safe, table
 
@@ -125,15 +128,17 @@ def show_them(kbs: list, args: argparse.Namespace) -> int:  # type: ignore[type-
             for page in bad[:20]:
                 print(
                     pick(f"  {safe(d.name)} 第 {page.number} 页：", f"  {safe(d.name)} p.{page.number}: ")
-                    + ", ".join(page.reasons)
+                    + reason_words(", ".join(page.reasons))
                 )
     if args.json:
         print(json.dumps(values, ensure_ascii=False, indent=2))
     return 0
 
 
-def check_them(kbs: list, args: argparse.Namespace) -> int:  # type: ignore[type-arg]
+def check_them(kbs: Sequence[KnowledgeBase], args: argparse.Namespace) -> int:
     """check, or repair and check."""
+    from ui.reasons import reason_words
+
     results = {kb.name: (kb.repair() if args.action == "repair" else kb.check()) for kb in kbs}
     if args.json:
         print(
@@ -145,7 +150,7 @@ def check_them(kbs: list, args: argparse.Namespace) -> int:  # type: ignore[type
         if found.ok:
             print(f"✓ {name}")
             continue
-        print(f"✗ {name}: {'; '.join(found.problems)}")
+        print(f"✗ {name}: {'; '.join(reason_words(problem) for problem in found.problems)}")
         again = args.action == "repair"
         todo = (
             pick("请重新运行 zhiwen index", "run zhiwen index again") if again else f"zhiwen kb repair {name}"
@@ -154,7 +159,7 @@ def check_them(kbs: list, args: argparse.Namespace) -> int:  # type: ignore[type
     return 0 if all(found.ok for found in results.values()) else 1
 
 
-def remove_them(kbs: list, args: argparse.Namespace) -> int:  # type: ignore[type-arg]
+def remove_them(kbs: Sequence[KnowledgeBase], args: argparse.Namespace) -> int:
     """Delete, after asking. The documents themselves are never touched."""
     for kb in kbs:
         if not args.yes:
