@@ -14,7 +14,17 @@ from ui.text import pick, set_language
 
 COMMANDS: dict[str, tuple[str, str]] = {
     # name: (Chinese, English); the module is ui.commands.<name>
+    "index": ("把文件夹编入知识库（只处理变化的文件）", "mirror a folder into a knowledge base"),
+    "ask": ("提问，得到带出处的回答", "ask a question, get an answer with citations"),
+    "chat": ("连续对话", "a conversation, with follow-up questions"),
+    "search": ("检索，看每一条为何入选", "search, and see why each hit was found"),
+    "kb": ("管理知识库：list、show、check、repair、rm", "knowledge bases: list, show, check, repair, rm"),
+    "calibrate": ("重新标定拒答阈值", "measure again when to refuse"),
+    "evaluate": ("评测检索效果", "measure retrieval on questions with known places"),
+    "persona": ("角色设定：list、show、set、rm", "role descriptions: list, show, set, rm"),
+    "serve": ("以 OpenAI 接口提供本机的模型", "serve the local model over the OpenAI protocol"),
     "settings": ("查看与修改设置", "show and change settings"),
+    "doctor": ("检查环境，逐条告诉怎么办", "check this machine, with what to do"),
 }
 """In the order in which help lists them. A command of two words (`kb list`) is one module with its own subparsers."""
 
