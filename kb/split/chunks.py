@@ -95,13 +95,16 @@ def chunked(drafts: Sequence[Draft], *, counter: TokenCounter, config: SplitConf
 def _segments(at: int, draft: Draft) -> list[_Segment]:
     """Sentences of text, whole rows and lines; each goes on to the next one's beginning."""
     found: list[tuple[int, int, str]] = []
-    for part in draft.parts:
+    for at_part, part in enumerate(draft.parts):
+        header = part.header
+        if part.kind == "heading":  # goes with what follows
+            header = next((later.header for later in draft.parts[at_part:] if later.kind != "heading"), "")
         spans = (
             [(part.start, part.end)]
             if part.kind != "text"
             else sentence_spans(draft.text, part.start, part.end)
         )
-        found.extend((start, end, part.header) for start, end in spans)
+        found.extend((start, end, header) for start, end in spans)
     ends = [start for start, _, _ in found[1:]] + [len(draft.text)]
     return [_Segment(at, start, end, header) for (start, _, header), end in zip(found, ends, strict=True)]
 
