@@ -7,12 +7,24 @@ import importlib
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from kb.errors import ZhiwenError
-from ui.text import pick
+from ui.text import pick, set_language
 
 COMMANDS: dict[str, tuple[str, str]] = {
     # name: (Chinese, English); the module is ui.commands.<name>
+    "index": ("把文件夹编入知识库（只处理变化的文件）", "mirror a folder into a knowledge base"),
+    "ask": ("提问，得到带出处的回答", "ask a question, get an answer with citations"),
+    "chat": ("连续对话", "a conversation, with follow-up questions"),
+    "search": ("检索，看每一条为何入选", "search, and see why each hit was found"),
+    "kb": ("管理知识库：list、show、check、repair、rm", "knowledge bases: list, show, check, repair, rm"),
+    "calibrate": ("重新标定拒答阈值", "measure again when to refuse"),
+    "evaluate": ("评测检索效果", "measure retrieval on questions with known places"),
+    "persona": ("角色设定：list、show、set、rm", "role descriptions: list, show, set, rm"),
+    "serve": ("以 OpenAI 接口提供本机的模型", "serve the local model over the OpenAI protocol"),
+    "settings": ("查看与修改设置", "show and change settings"),
+    "doctor": ("检查环境，逐条告诉怎么办", "check this machine, with what to do"),
 }
 """In the order in which help lists them. A command of two words (`kb list`) is one module with its own subparsers."""
 
@@ -24,6 +36,7 @@ def build_parser(only: str | None = None) -> argparse.ArgumentParser:
         description=pick(
             "知问：向自己的文档提问，回答带可核对的出处", "zhiwen: ask your own documents, with citations"
         ),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog=pick(
             "例：zhiwen index data/docs && zhiwen ask 年假有几天？", "example: zhiwen ask 年假有几天？"
         ),
@@ -41,12 +54,30 @@ def build_parser(only: str | None = None) -> argparse.ArgumentParser:
     return parser
 
 
+def use_language(arguments: Sequence[str]) -> None:
+    """Speak the language of zhiwen.toml, if it has one. A broken file is reported by the command itself."""
+    from ui.settings import FILE_NAME, home_folder
+
+    if os.environ.get("ZHIWEN_LANG"):
+        return
+    at = next((i for i, a in enumerate(arguments) if a == "--home"), -1)
+    home = Path(arguments[at + 1]) if 0 <= at < len(arguments) - 1 else home_folder()
+    if (home / FILE_NAME).is_file():
+        import re
+
+        text = (home / FILE_NAME).read_bytes().decode("utf-8", "replace")
+        top = text.split("\n[")[0]
+        if found := re.search(r"^\s*language\s*=\s*[\"'](zh|en)[\"']", top, re.MULTILINE):
+            set_language("en" if found[1] == "en" else "zh")
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command. Returns the exit code: 0 done, 1 an error that was explained, 2 wrong usage, 130 Ctrl-C."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     named = next((a for a in arguments if not a.startswith("-")), "")
-    args = build_parser(named).parse_args(arguments)
     try:
+        use_language(arguments)
+        args = build_parser(named).parse_args(arguments)
         code = importlib.import_module(f"ui.commands.{args.command}").run(args)
     except ZhiwenError as error:
         print(pick(f"错误：{error.zh}", f"error: {error.message}"), file=sys.stderr)

@@ -1,0 +1,146 @@
+"""The lexical leg: Tantivy's BM25 over the terms of `kb.analyze`. A cache: it can be made again from the store."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from kb.analyze import tokens
+from kb.store import Store
+
+VERSION = "1"
+"""Changes when the terms or the schema do: an index of another version is built again."""
+
+
+def _schema() -> Any:
+    import tantivy
+
+    builder = tantivy.SchemaBuilder()
+    builder.add_integer_field("id", stored=True, indexed=True, fast=True)
+    builder.add_text_field("body", stored=False, tokenizer_name="whitespace", index_option="freq")
+    return builder.build()
+
+
+class LexicalIndex:
+    """An open index. Safe to search from several threads; `generation` says which state of the store it shows."""
+
+    def __init__(self, index: Any, *, generation: int) -> None:
+        self._index = index
+        self._index.reload()
+        self._searcher = index.searcher()
+        self.generation = generation
+
+    def __len__(self) -> int:
+        return int(self._searcher.num_docs)
+
+    def search(self, question: str, k: int) -> list[tuple[int, float]]:
+        """(chunk id, BM25), best first, at most `k`; empty if no term of the question is in the index."""
+        import tantivy
+
+        terms = dict.fromkeys(tokens(question))
+        if not terms or k < 1:
+            return []
+        schema = self._index.schema
+        clauses = [
+            (tantivy.Occur.Should, tantivy.Query.term_query(schema, "body", term, index_option="freq"))
+            for term in terms
+        ]
+        found = self._searcher.search(tantivy.Query.boolean_query(clauses), k, count=False).hits
+        return [(int(self._searcher.doc(address)["id"][0]), float(score)) for score, address in found]
+
+
+def open_lexical(folder: Path, store: Store) -> LexicalIndex | None:
+    """The index as it lies on disk, which may be older than the store; None if there is none that can be used."""
+    import tantivy
+
+    state = _state(folder)
+    if state is None or state > store.generation:
+        return None
+    try:
+        index = tantivy.Index(_schema(), path=str(folder), reuse=True)
+    except (ValueError, OSError):
+        return None
+    return LexicalIndex(index, generation=state)
+
+
+def _state(folder: Path) -> int | None:
+    """The generation of the index; None if it is missing or of another version."""
+    try:
+        found = json.loads((folder / "zhiwen.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    if found.get("version") != VERSION or not (folder / "meta.json").is_file():
+        return None
+    return int(found["generation"])
+
+
+def refresh_lexical(folder: Path, store: Store) -> None:
+    """Bring the index to the store's generation; only the holder of the write lock may call it.
+
+    Interrupted at any point, the next call goes on: chunks are deleted before they are added, so none comes twice.
+    """
+    target = store.generation
+    state = _state(folder)
+    if state == target:
+        return
+    if state is None or state > target:
+        _build(folder, store, target)
+        return
+    try:
+        _catch_up(folder, store, since=state)
+    except (ValueError, OSError):
+        _build(folder, store, target)
+        return
+    _write_state(folder, target)
+
+
+def _catch_up(folder: Path, store: Store, *, since: int) -> None:
+    import tantivy
+
+    index = tantivy.Index(_schema(), path=str(folder), reuse=True)
+    writer = index.writer(heap_size=64_000_000, num_threads=1)
+    for number in store.deleted_since(since):
+        writer.delete_documents("id", number)
+    added = list(store.chunks_since(since))
+    for number, _ in added:
+        writer.delete_documents("id", number)
+    _add(writer, added)
+    writer.commit()
+    writer.wait_merging_threads()
+
+
+def _build(folder: Path, store: Store, generation: int) -> None:
+    """Into a folder beside it, then swapped."""
+    import tantivy
+
+    fresh, old = folder.with_name(folder.name + ".new"), folder.with_name(folder.name + ".old")
+    for leftover in (fresh, old):
+        shutil.rmtree(leftover, ignore_errors=True)
+    fresh.mkdir(parents=True)
+    index = tantivy.Index(_schema(), path=str(fresh))
+    writer = index.writer(heap_size=256_000_000, num_threads=1)
+    _add(writer, store.chunks_since(0))
+    writer.commit()
+    writer.wait_merging_threads()
+    _write_state(fresh, generation)
+    if folder.exists():
+        os.replace(folder, old)
+    os.replace(fresh, folder)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _add(writer: Any, chunks: Iterable[tuple[int, str]]) -> None:
+    import tantivy
+
+    for number, text in chunks:
+        writer.add_document(tantivy.Document(id=number, body=" ".join(tokens(text))))
+
+
+def _write_state(folder: Path, generation: int) -> None:
+    temporary = folder / "zhiwen.json.part"
+    temporary.write_text(json.dumps({"version": VERSION, "generation": generation}), encoding="utf-8")
+    os.replace(temporary, folder / "zhiwen.json")

@@ -1,0 +1,77 @@
+"""One writer at a time: an operating system lock on a file, which a crash releases by itself."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+
+from kb.errors import KnowledgeBaseBusy
+
+
+@contextmanager
+def write_lock(path: Path, *, wait: float = 0.0, purpose: str = "index") -> Iterator[None]:
+    """Hold `path` while the block runs. Waits `wait` seconds at most, then raises KnowledgeBaseBusy naming the holder."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        deadline = time.monotonic() + wait
+        while not _try_lock(handle):
+            if time.monotonic() >= deadline:
+                raise _busy(path)
+            time.sleep(0.1)
+        about = {
+            "pid": os.getpid(),
+            "host": socket.gethostname(),
+            "since": datetime.now(UTC).isoformat(timespec="seconds"),
+            "purpose": purpose,
+        }
+        os.ftruncate(handle, 0)
+        os.pwrite(handle, json.dumps(about).encode(), 0)
+        yield
+        os.ftruncate(handle, 0)
+    finally:
+        os.close(handle)
+
+
+def _try_lock(handle: int) -> bool:
+    if os.name == "nt":
+        import msvcrt
+
+        try:
+            msvcrt.locking(handle, msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined, unused-ignore]
+        except OSError:
+            return False
+        return True
+    import fcntl
+
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def holder(path: Path) -> dict[str, object]:
+    """pid, host, since, purpose of whoever wrote them last; empty if nobody did."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _busy(path: Path) -> KnowledgeBaseBusy:
+    who = holder(path)
+    name = path.parent.name
+    process, host, since = (who.get(k, "?") for k in ("pid", "host", "since"))
+    return KnowledgeBaseBusy(
+        f"knowledge base {name!r} is being written by process {process} on {host} since {since}. "
+        "Wait for it (--wait SECONDS) or stop it.",
+        zh=f"知识库 {name!r} 正由进程 {process}（{host}，自 {since}）写入。请等它结束（--wait 秒数）或停止它。",
+    )

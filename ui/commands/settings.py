@@ -1,0 +1,76 @@
+"""`zhiwen settings`: show what is set and where from, change one."""
+
+from __future__ import annotations
+
+import argparse
+import json
+
+from ui import arguments
+from ui.settings import Settings, allowed_values, known_keys
+from ui.table import table
+from ui.text import pick
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """show | set KEY VALUE | unset KEY | path."""
+    arguments.add_home(parser)
+    arguments.add_json(parser)
+    parser.add_argument("action", nargs="?", choices=("show", "set", "unset", "path"), default="show")
+    parser.add_argument(
+        "key", nargs="?", default="", help=pick("例如 generator.kind", "such as generator.kind")
+    )
+    parser.add_argument("value", nargs="?", default=None)
+    arguments.example(
+        parser,
+        "zhiwen settings",
+        "zhiwen settings set embedder.model shibing624/text2vec-base-chinese",
+        "zhiwen settings unset generator.kind",
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Do it."""
+    from ui.settings import home_folder
+    from ui.settings_file import write_setting
+
+    if args.action in ("set", "unset"):
+        if not args.key or (args.action == "set") == (args.value is None):
+            raise SystemExit(
+                pick(
+                    "用法：zhiwen settings set 键 值 | unset 键", "usage: settings set KEY VALUE | unset KEY"
+                )
+            )
+        path = write_setting(args.home or home_folder(), args.key, args.value)
+        print(pick(f"已写入 {path}", f"written to {path}"))
+        return 0
+    settings = arguments.settings_of(args)
+    if args.action == "path":
+        print(settings.file)
+    elif args.json:
+        print(
+            json.dumps({key: value_of(settings, key) for key in known_keys()}, ensure_ascii=False, indent=2)
+        )
+    else:
+        print(shown(settings))
+    return 0
+
+
+def value_of(settings: Settings, key: str) -> object:
+    """The value of a dotted key."""
+    section, _, name = key.rpartition(".")
+    return getattr(getattr(settings, section) if section else settings, name)
+
+
+def shown(settings: Settings) -> str:
+    """A table of all settings."""
+    rows = [
+        [
+            key,
+            str(value_of(settings, key)) or '""',
+            settings.sources.get(key, pick("默认", "default")),
+            f"{pick(one.metadata['zh'], one.metadata['en'])}（{allowed_values(key)}）",
+        ]
+        for key, one in known_keys().items()
+    ]
+    header = [pick("键", "key"), pick("值", "value"), pick("来自", "from"), pick("说明", "meaning")]
+    return f"{settings.file}\n\n" + table(header, rows)
