@@ -151,14 +151,16 @@ def _duplicates(examples: Iterable[Example]) -> list[Finding]:
         key = _digest(question_of(example), answer_of(example), rejected)
         source = _source(example)
         if key in first:
-            findings.append(Finding("duplicate", source, f"the same as {first[key]}", f"与 {first[key]} 相同"))
+            findings.append(
+                Finding("duplicate", source, f"the same as {first[key]}", f"与 {first[key]} 相同")
+            )
         else:
             first[key] = source
     return findings
 
 
 def _contradictions(examples: Iterable[Example]) -> list[Finding]:
-    groups: dict[bytes, dict[bytes, Example]] = defaultdict(dict)
+    groups: dict[bytes, dict[bytes, Conversation]] = defaultdict(dict)
     for example in examples:
         if isinstance(example, Conversation):
             groups[_digest(question_of(example))].setdefault(_digest(example.answer), example)
@@ -185,7 +187,9 @@ def _too_long(
     for example in examples:
         if (tokens := count_tokens(example)) > max_tokens:
             detail = f"{tokens} tokens, the limit is {max_tokens}"
-            findings.append(Finding("too-long", _source(example), detail, f"{tokens} 个词元，上限 {max_tokens}"))
+            findings.append(
+                Finding("too-long", _source(example), detail, f"{tokens} 个词元，上限 {max_tokens}")
+            )
     return findings
 
 

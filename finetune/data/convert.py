@@ -15,7 +15,16 @@ from typing import Any
 from finetune.data.formats import FORMATS, Format, fits
 from finetune.data.load import without_source
 from finetune.data.rows import Row
-from finetune.data.types import Conversation, Example, Feedback, PlainText, Preference, Source, Unusable, kind_of
+from finetune.data.types import (
+    Conversation,
+    Example,
+    Feedback,
+    PlainText,
+    Preference,
+    Source,
+    Unusable,
+    kind_of,
+)
 from kb.errors import DataError
 
 
@@ -91,12 +100,16 @@ def differences(one: Example, other: Example) -> list[str]:
         found.append("earlier turns")
     else:
         found += _turn_differences(one, other)
-    if isinstance(one, Preference) and isinstance(other, Preference) and (
-        (one.chosen, one.rejected) != (other.chosen, other.rejected)
+    if (
+        isinstance(one, Preference)
+        and isinstance(other, Preference)
+        and ((one.chosen, one.rejected) != (other.chosen, other.rejected))
     ):
         found.append("answers")
-    if isinstance(one, Feedback) and isinstance(other, Feedback) and (
-        (one.answer, one.good) != (other.answer, other.good)
+    if (
+        isinstance(one, Feedback)
+        and isinstance(other, Feedback)
+        and ((one.answer, one.good) != (other.answer, other.good))
     ):
         found.append("answer or label")
     return found

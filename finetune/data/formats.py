@@ -212,7 +212,9 @@ def _pair_format(name: str, question: str, answer: str) -> Format:
 
 
 _ALPACA = _layout(history="history", system="system")
-_RANKED = Layout("alpaca", True, Columns(history="history", system="system", chosen="chosen", rejected="rejected"))
+_RANKED = Layout(
+    "alpaca", True, Columns(history="history", system="system", chosen="chosen", rejected="rejected")
+)
 _SHAREGPT, _TEXT = Tags(), ("text",)
 
 FORMATS: dict[str, Format] = {
@@ -252,7 +254,12 @@ FORMATS: dict[str, Format] = {
             _write_prompt_response,
         ),
         Format(
-            "department", "conversation", ("title", "ask", "answer"), _read_department, _write_department, _FLAT
+            "department",
+            "conversation",
+            ("title", "ask", "answer"),
+            _read_department,
+            _write_department,
+            _FLAT,
         ),
         Format(
             "vicuna",

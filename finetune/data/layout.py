@@ -59,7 +59,9 @@ def from_names(kind: type[T], given: object, where: str) -> T:
     """A `columns` or `tags` object of dataset_info.json. Raises DataError on an unknown or empty name."""
     known = {f.name for f in fields(kind)}
     if not isinstance(given, dict):
-        raise DataError(f"{where} must be an object, got {given!r}.", zh=f"{where} 应是对象，而不是 {given!r}。")
+        raise DataError(
+            f"{where} must be an object, got {given!r}.", zh=f"{where} 应是对象，而不是 {given!r}。"
+        )
     for name, value in given.items():
         if name not in known:
             raise DataError(
@@ -67,6 +69,9 @@ def from_names(kind: type[T], given: object, where: str) -> T:
                 zh=f"{where} 里有未知的 {name!r}；可用的有 {'、'.join(sorted(known))}。",
             )
         if value is not None and not isinstance(value, str):
-            raise DataError(f"{where}.{name} must be text, got {value!r}.", zh=f"{where}.{name} 应是文字，而不是 {value!r}。")
+            raise DataError(
+                f"{where}.{name} must be text, got {value!r}.",
+                zh=f"{where}.{name} 应是文字，而不是 {value!r}。",
+            )
     values: dict[str, Any] = {name: value or "" for name, value in given.items()}
     return kind(**values)

@@ -114,9 +114,7 @@ def sniff(file: Path) -> str:
     return max(votes, key=lambda name: votes[name])
 
 
-def parse_all(
-    rows: Iterable[tuple[Source, Row] | BadLine], reader: Reader
-) -> Iterator[Example | BadLine]:
+def parse_all(rows: Iterable[tuple[Source, Row] | BadLine], reader: Reader) -> Iterator[Example | BadLine]:
     """Rows through one reader; what it refuses becomes a BadLine."""
     for item in rows:
         if isinstance(item, BadLine):

@@ -13,7 +13,9 @@ from finetune.data.types import Conversation, Example, Feedback, PlainText, Pref
 def parse_row(row: Row, layout: Layout, source: Source) -> Example:
     """One example. Raises Unusable with the reason."""
     if not isinstance(row, dict):
-        raise Unusable(f"expected an object, got {type(row).__name__}", f"应是对象，而不是 {type(row).__name__}")
+        raise Unusable(
+            f"expected an object, got {type(row).__name__}", f"应是对象，而不是 {type(row).__name__}"
+        )
     for media in (layout.columns.images, layout.columns.videos, layout.columns.audios):
         if media and row.get(media):
             raise Unusable(
@@ -49,7 +51,8 @@ def plain(value: Any, where: str) -> str:
     if isinstance(value, list) and all(isinstance(p, dict) and p.get("type") == "text" for p in value):
         return "".join(str(p.get("value", p.get("text", ""))) for p in value)
     raise Unusable(
-        f"{where!r} must be text, got {type(value).__name__}", f"{where!r} 应是文字，而不是 {type(value).__name__}"
+        f"{where!r} must be text, got {type(value).__name__}",
+        f"{where!r} 应是文字，而不是 {type(value).__name__}",
     )
 
 
@@ -95,7 +98,9 @@ def _history(row: dict[str, Any], columns: Columns) -> list[Turn]:
         try:
             pairs = json.loads(pairs)
         except json.JSONDecodeError as error:
-            raise Unusable(f"history is not valid JSON: {error}", f"history 不是合法的 JSON：{error}") from error
+            raise Unusable(
+                f"history is not valid JSON: {error}", f"history 不是合法的 JSON：{error}"
+            ) from error
     turns: list[Turn] = []
     for number, pair in enumerate(pairs if isinstance(pairs, list) else [pairs], start=1):
         if not isinstance(pair, list | tuple) or len(pair) != 2:
@@ -154,7 +159,8 @@ def _sharegpt(row: dict[str, Any], layout: Layout, source: Source) -> Example:
     messages = row.get(columns.messages)
     if not isinstance(messages, list):
         raise Unusable(
-            f"column {columns.messages!r} must be a list of messages", f"列 {columns.messages!r} 应是消息的列表"
+            f"column {columns.messages!r} must be a list of messages",
+            f"列 {columns.messages!r} 应是消息的列表",
         )
     turns, system = read_turns(messages, layout.tags)
     system = system or text_of(row, columns.system)
@@ -218,7 +224,9 @@ def _turn(role: Any, content: str, message: dict[str, Any], tags: Tags, number: 
                 f"message {number} is a tool call but not {{name, arguments}} as JSON",
                 f"第 {number} 条消息是工具调用，但不是含 name 与 arguments 的 JSON",
             ) from error
-    known = ", ".join((tags.user_tag, tags.assistant_tag, tags.observation_tag, tags.function_tag, tags.system_tag))
+    known = ", ".join(
+        (tags.user_tag, tags.assistant_tag, tags.observation_tag, tags.function_tag, tags.system_tag)
+    )
     raise Unusable(
         f"message {number} has the role {role!r}; known are {known}",
         f"第 {number} 条消息的角色是 {role!r}；可用的有 {known}",
@@ -231,5 +239,7 @@ def _must_end(turns: list[Turn], role: str) -> None:
             f"the conversation must end with the {role}'s message (an even number of turns for training)"
             if role == "assistant"
             else "the conversation must end with the user's message, since the two answers follow",
-            "对话应以助手的回答结束（轮数为偶数）" if role == "assistant" else "对话应以用户的提问结束，后面才是两个回答",
+            "对话应以助手的回答结束（轮数为偶数）"
+            if role == "assistant"
+            else "对话应以用户的提问结束，后面才是两个回答",
         )

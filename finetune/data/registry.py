@@ -7,9 +7,9 @@ import hashlib
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-from finetune.data.layout import Columns, Layout, Tags, from_names
+from finetune.data.layout import Columns, Formatting, Layout, Tags, from_names
 from finetune.data.rows import SUFFIXES
 from kb.errors import DataError
 
@@ -52,7 +52,9 @@ def find(names: str, *, folder: Path) -> list[DataSet]:
     """The data sets of "a,b,c": names of `folder`/dataset_info.json, or paths of files. Raises DataError."""
     wanted = [name.strip() for name in names.split(",") if name.strip()]
     if not wanted:
-        raise DataError("--dataset is empty. Name one or more, as in --dataset zhouyi,law.", zh="--dataset 是空的。")
+        raise DataError(
+            "--dataset is empty. Name one or more, as in --dataset zhouyi,law.", zh="--dataset 是空的。"
+        )
     entries = read_registry(folder) if (folder / "dataset_info.json").is_file() else {}
     return [_find_one(name, entries, folder) for name in wanted]
 
@@ -73,7 +75,8 @@ def read_registry(folder: Path) -> dict[str, dict[str, Any]]:
                 hint = f" Did you mean {close[0]!r}?" if close else ""
                 raise DataError(
                     f"{path.name}: {name!r} has the unknown key {key!r}.{hint}",
-                    zh=f"{path.name}：{name!r} 里有未知的键 {key!r}。" + (f"是否想写 {close[0]!r}？" if close else ""),
+                    zh=f"{path.name}：{name!r} 里有未知的键 {key!r}。"
+                    + (f"是否想写 {close[0]!r}？" if close else ""),
                 )
     return entries
 
@@ -104,7 +107,7 @@ def _from_entry(name: str, entry: dict[str, Any], folder: Path) -> DataSet:
         )
     columns = from_names(Columns, entry.get("columns") or {}, f"{name}.columns")
     tags = from_names(Tags, entry.get("tags") or {}, f"{name}.tags")
-    layout = Layout(formatting, bool(entry.get("ranking", False)), columns, tags)
+    layout = Layout(cast(Formatting, formatting), bool(entry.get("ranking", False)), columns, tags)
     files = _files(name, entry, folder)
     if expected := str(entry.get("file_sha1") or ""):
         _check_sha1(name, files, expected)

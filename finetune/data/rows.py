@@ -91,7 +91,9 @@ def _json_array(path: Path, text: str) -> Iterator[tuple[Source, Row] | BadLine]
         start = _skip_blank(text, position, extra=",")
         line += text.count("\n", position, start)
         if start >= len(text):
-            yield BadLine(Source(path, line), "the array is not closed: the file is cut off", "数组没有结束：文件不完整")
+            yield BadLine(
+                Source(path, line), "the array is not closed: the file is cut off", "数组没有结束：文件不完整"
+            )
             return
         if text[start] == "]":
             return
