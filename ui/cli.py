@@ -29,6 +29,23 @@ COMMANDS: dict[str, tuple[str, str]] = {
 """In the order in which help lists them. A command of two words (`kb list`) is one module with its own subparsers."""
 
 
+class HelpFormatter(argparse.RawDescriptionHelpFormatter):
+    """Names and their meaning side by side."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, max_help_position=30)
+        self._action_max_length = 12  # argparse forgets how far subcommands are indented
+
+
+def in_language(parser: argparse.ArgumentParser) -> None:
+    """The headings of argparse in the language in force."""
+    parser._positionals.title = pick("参数", "arguments")
+    parser._optionals.title = pick("选项", "options")
+    for action in parser._actions:
+        if action.dest == "help":
+            action.help = pick("显示帮助", "show this help")
+
+
 def build_parser(only: str | None = None) -> argparse.ArgumentParser:
     """The whole parser, or with `only` the top level and the arguments of that one command."""
     parser = argparse.ArgumentParser(
@@ -36,19 +53,23 @@ def build_parser(only: str | None = None) -> argparse.ArgumentParser:
         description=pick(
             "知问：向自己的文档提问，回答带可核对的出处", "zhiwen: ask your own documents, with citations"
         ),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=HelpFormatter,
         epilog=pick(
             "例：zhiwen index data/docs && zhiwen ask 年假有几天？", "example: zhiwen ask 年假有几天？"
         ),
     )
-    subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    in_language(parser)
+    subparsers = parser.add_subparsers(
+        title=pick("命令", "commands"), dest="command", metavar=pick("命令", "COMMAND"), required=True
+    )
     for name, (chinese, english) in COMMANDS.items():
         sub = subparsers.add_parser(
             name,
             help=pick(chinese, english),
             description=pick(chinese, english),
-            formatter_class=argparse.RawDescriptionHelpFormatter,
+            formatter_class=HelpFormatter,
         )
+        in_language(sub)
         if only is None or only == name:
             importlib.import_module(f"ui.commands.{name}").add_arguments(sub)
     return parser

@@ -177,3 +177,44 @@ def sources_text(answer: Answer) -> str:
         missing = f"：{'、'.join(sentence.missing)}" if sentence.missing else ""
         lines.append(f"  ⚠ {clip(sentence.text, 80)} —— {pick(*SUPPORT[sentence.support])}{safe(missing)}")
     return "\n".join(lines)
+
+
+def hit_json(hit: Hit) -> dict[str, Any]:
+    """A hit as programs want it: where it stands, its text and scores."""
+    return {
+        "kb": hit.kb,
+        "file": hit.document.name,
+        "page": hit.page,
+        "headings": list(hit.passage.headings),
+        "text": hit.passage.text,
+        "score": hit.score,
+        "confidence": hit.confidence,
+        "legs": {score.leg: {"rank": score.rank, "score": score.score} for score in hit.legs},
+    }
+
+
+def answer_json(answer: Answer, *, trace: bool) -> dict[str, Any]:
+    """An answer as programs want it; with `trace` also how it came about."""
+    value = {
+        "question": answer.trace.question,
+        "answer": answer.text,
+        "refused": answer.refused,
+        "generator": answer.generator,
+        "adapter": answer.adapter,
+        "citations": [
+            {
+                "number": citation.number,
+                "kb": citation.hit.kb,
+                "file": citation.hit.document.name,
+                "page": citation.page,
+                "start": citation.start,
+                "end": citation.end,
+                "quote": citation.quote,
+            }
+            for citation in answer.citations
+        ],
+        "sentences": as_json(answer.sentences),
+        "nearest": [hit_json(hit) for hit in answer.nearest],
+        "seconds": dict(answer.trace.seconds),
+    }
+    return value | ({"trace": as_json(answer.trace)} if trace else {})
