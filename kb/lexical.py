@@ -12,8 +12,10 @@ from typing import Any
 from kb.analyze import tokens
 from kb.store import Store
 
-VERSION = "1"
+VERSION = "2"
 """Changes when the terms or the schema do: an index of another version is built again."""
+MAX_TERMS = 512
+"""Distinct terms of a question that are looked up; what somebody pastes may be a book."""
 
 
 def _schema() -> Any:
@@ -41,7 +43,7 @@ class LexicalIndex:
         """(chunk id, BM25), best first, at most `k`; empty if no term of the question is in the index."""
         import tantivy
 
-        terms = dict.fromkeys(tokens(question))
+        terms = list(dict.fromkeys(tokens(question[: 8 * MAX_TERMS])))[:MAX_TERMS]
         if not terms or k < 1:
             return []
         schema = self._index.schema
@@ -105,10 +107,9 @@ def _catch_up(folder: Path, store: Store, *, since: int) -> None:
     writer = index.writer(heap_size=64_000_000, num_threads=1)
     for number in store.deleted_since(since):
         writer.delete_documents("id", number)
-    added = list(store.chunks_since(since))
-    for number, _ in added:
+    for number, _ in store.chunks_since(since):
         writer.delete_documents("id", number)
-    _add(writer, added)
+    _add(writer, store.chunks_since(since))
     writer.commit()
     writer.wait_merging_threads()
 
@@ -142,5 +143,8 @@ def _add(writer: Any, chunks: Iterable[tuple[int, str]]) -> None:
 
 def _write_state(folder: Path, generation: int) -> None:
     temporary = folder / "zhiwen.json.part"
-    temporary.write_text(json.dumps({"version": VERSION, "generation": generation}), encoding="utf-8")
+    with temporary.open("w", encoding="utf-8") as out:
+        out.write(json.dumps({"version": VERSION, "generation": generation}))
+        out.flush()
+        os.fsync(out.fileno())
     os.replace(temporary, folder / "zhiwen.json")
