@@ -23,7 +23,9 @@ def main(folder: Path) -> None:
         seconds = time.monotonic() - began
         reasons = Counter(code for page in found.pages for code in page.reasons)
         characters = sum(len(page.text) for page in found.pages)
-        about = f"{len(found.pages):5} p {characters:8} ch {found.encoding:9} {seconds:6.2f} s {dict(reasons)}"
+        about = (
+            f"{len(found.pages):5} p {characters:8} ch {found.encoding:9} {seconds:6.2f} s {dict(reasons)}"
+        )
         print(f"{found.verdict:8}{path.name[:44]:46}{about}")
 
 
