@@ -7,6 +7,7 @@ whether it has the kind of thing that is asked for (几天: a number of days), a
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -30,6 +31,8 @@ class ExtractOptions:
     """Characters quoted in all, but the best piece is always whole."""
     near: float = 0.74
     """A further piece needs this share of the best one's score."""
+    alike: float = 0.93
+    """Rows of a table with at least this share of the best row's score are shown with it."""
     most_rows: int = 12
     """Rows of a table that are shown together when the question fits all of them alike."""
 
@@ -70,6 +73,8 @@ class _Candidate:
 
 _AROUND = 0.55
 """What a question term counts that stands in the context only."""
+_APART = 0.8
+"""What a pair of characters counts that stands there with one or two others between."""
 _WEIGHTS = {"cover": 1.0, "dense": 0.6, "fit": 0.3, "rank": 0.25, "range": 0.35}
 _TOO_SHORT = 4
 """Characters; shorter sentences say nothing alone."""
@@ -129,11 +134,7 @@ def _score(asked: Question, candidates: list[_Candidate], embedder: Embedder | N
     total = sum(weights.values()) or 1.0
     dense = _similarities(asked.text, candidates, embedder)
     for candidate, similarity in zip(candidates, dense, strict=True):
-        inside = sum(w for term, w in weights.items() if term in candidate.terms)
-        beside = sum(
-            w for term, w in weights.items() if term in candidate.around and term not in candidate.terms
-        )
-        cover = (inside + _AROUND * beside) / total
+        cover = sum(w * _held(term, candidate) for term, w in weights.items()) / total
         candidate.score = (
             _WEIGHTS["cover"] * cover
             + _WEIGHTS["dense"] * similarity
@@ -146,10 +147,26 @@ def _score(asked: Question, candidates: list[_Candidate], embedder: Embedder | N
         )  # a question is no answer
 
 
+def _held(term: str, candidate: _Candidate) -> float:
+    """1 if the piece has the term, less if only its context has it or its characters stand near each other (年假: 年休假)."""
+    if term in candidate.terms:
+        return 1.0
+    if term in candidate.around:
+        return _AROUND
+    if len(term) == 2 and not term.isascii():
+        near = re.compile(f"{re.escape(term[0])}.{{1,2}}{re.escape(term[1])}")
+        if near.search(candidate.text):
+            return _APART
+        return _AROUND * _APART if near.search(candidate.context) else 0.0
+    return 0.0
+
+
 def _size(term: str) -> float:
-    """What a term weighs by its form: a single Chinese character says less than a pair or a word."""
+    """What a term weighs by its form: a single Chinese character says less than a pair, a model's number more."""
     if term.startswith("="):
         return 1.2
+    if term.isascii() and any(c.isdigit() for c in term) and any(c.isalpha() for c in term):
+        return 2.0
     return 1.0 if len(term) > 1 else 0.45
 
 
@@ -201,9 +218,14 @@ def _whole(
     """The candidate as it is shown: a row with its header and with the rows that fit alike, an item with its lead-in."""
     unit = chosen.unit
     if unit.kind != "row":
-        return Extract(chosen.hit, unit.start, unit.end, lead=unit.lead, score=chosen.score)
+        here = (unit.start, unit.end)
+        led = [c for c in candidates if c.hit is chosen.hit and c.unit.kind == "row" and c.unit.lead == here]
+        if not led:
+            return Extract(chosen.hit, unit.start, unit.end, lead=unit.lead, score=chosen.score)
+        # "see the table below": the table is the answer, its best row the piece
+        return _whole(asked, max(led, key=lambda c: c.score), candidates, options)
     table = [c for c in candidates if c.hit is chosen.hit and c.unit.table == unit.table]
-    alike = [c for c in table if c.score >= 0.93 * chosen.score and asked.in_range(c.text) >= 0]
+    alike = [c for c in table if c.score >= options.alike * chosen.score and asked.in_range(c.text) >= 0]
     if len(alike) > options.most_rows:
         alike = [chosen]
     spans = sorted((c.unit.start, c.unit.end) for c in alike)
