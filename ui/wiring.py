@@ -15,14 +15,14 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kb.embed import EmbedderChoice, EmbedderConfig, choose_embedder, open_embedder
-from kb.errors import KnowledgeBaseNotFound
+from kb.embed import EmbedderChoice, EmbedderConfig, choose_embedder, find_model, open_embedder
+from kb.errors import KnowledgeBaseNotFound, SettingsError
 from kb.knowledge import KnowledgeBase, names
 from kb.types import Embedder, SearchResult, SyncProgress, SyncReport
 from ui.settings import Settings
 
 if TYPE_CHECKING:
-    from kb.calibrate import Calibration
+    from kb.calibration import Calibration
     from kb.search import SearchOptions
 
     from kb.sync import Plan, SyncOptions
@@ -171,9 +171,10 @@ def plan_folder(settings: Settings, folder: Path, *, name: str, options: SyncOpt
 def calibrate_kb(kb: KnowledgeBase, *, embedder: Embedder) -> Calibration:
     """Measure when to refuse and keep it with the knowledge base."""
     from kb.calibrate import calibrate
+    from kb.calibration import keep
 
     calibration = calibrate(kb, embedder=embedder)
-    kb.set_value("calibration", asdict(calibration))
+    keep(kb, calibration)
     return calibration
 
 
@@ -181,11 +182,22 @@ def calibrate_kb(kb: KnowledgeBase, *, embedder: Embedder) -> Calibration:
 
 
 def search_options(settings: Settings) -> SearchOptions:
-    """[search] as `kb` takes it."""
+    """[search] as `kb` takes it. Raises SettingsError if the reranker is not on this machine."""
     from kb.search import SearchOptions
 
     wanted = settings.search
-    return SearchOptions(limit=wanted.limit, mode=wanted.mode, reranker=wanted.reranker)  # type: ignore[arg-type]
+    reranker = ""
+    if wanted.reranker:
+        found = find_model(wanted.reranker, models_folder=settings.models)
+        if found is None:
+            raise SettingsError(
+                f"search.reranker = {wanted.reranker!r} is not on this machine. Put its folder into {settings.models}, "
+                f"or run: zhiwen settings unset search.reranker",
+                zh=f"本机没有 search.reranker = {wanted.reranker!r}。请把它的文件夹放到 {settings.models}，"
+                f"或运行：zhiwen settings unset search.reranker",
+            )
+        reranker = str(found)
+    return SearchOptions(limit=wanted.limit, mode=wanted.mode, reranker=reranker)  # type: ignore[arg-type]
 
 
 def find(
