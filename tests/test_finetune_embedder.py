@@ -13,10 +13,9 @@ import pytest
 from finetune.embedder import card, model, score
 from finetune.embedder.__main__ import main
 from finetune.embedder.corpus import Pair, Source, answering_chunk, chunks, paragraphs, read_sources
-from finetune.embedder.neighbours import start_vectors
 from finetune.embedder.recipe import Recipe
 from finetune.embedder.synonyms import Swaps, as_source, read_groups
-from finetune.embedder.train import SPECIAL, TrainConfig, _hide, pack, train
+from finetune.embedder.train import SPECIAL, TrainConfig, pack, train
 from finetune.embedder.vocabulary import build_tokenizer, count_words, fold_rules
 from kb.errors import DataError, EmbedderError
 
@@ -147,18 +146,6 @@ def test_every_row_of_a_word_holds_its_characters(lesson, tokenizer) -> None:  #
     assert near[0] @ near[1] > 0.3 > abs(float(far[0] @ far[1])) + 0.05
 
 
-def test_neighbours_bring_words_of_the_same_surroundings_together(tokenizer) -> None:  # type: ignore[no-untyped-def]
-    rng = random.Random(1)
-    texts = []
-    for _ in range(400):
-        texts.append("".join(rng.choices("猫狗", k=1) + rng.choices("吃喝睡叫", k=3)) + "。")
-        texts.append("".join(rng.choices("金银", k=1) + rng.choices("买卖贵重", k=3)) + "。")
-    vectors = start_vectors(tokenizer, texts, dimensions=8, seed=0, special=SPECIAL)
-    cat, dog, gold = (vectors[tokenizer.token_to_id(c)] for c in "猫狗金")
-    assert cat @ dog > 0.7 > cat @ gold + 0.3
-    assert not vectors[tokenizer.token_to_id("龟")].any()
-
-
 def test_synonyms_swap_only_words_that_have_one(tokenizer) -> None:  # type: ignore[no-untyped-def]
     groups = read_groups()
     assert len(groups) > 300
@@ -228,11 +215,3 @@ def test_scores_replace_the_older_table_in_the_card() -> None:
     assert again.count("| lcqmc | dense | 0.250 | 0.750 | 1.000 | 0.600 |") == 1
     assert "0.500 | 0.750" not in again
     assert "CC BY-SA" in again and "中文说明" in again
-
-
-def test_hidden_words_leave_the_passage_but_never_empty_it() -> None:
-    rng = np.random.default_rng(0)
-    query, passage = np.array([5, 6]), np.array([5, 7, 6, 8])
-    assert _hide(query, passage, share=1.0, rng=rng).tolist() == [7, 8]
-    assert _hide(query, passage, share=0.0, rng=rng).tolist() == [5, 7, 6, 8]
-    assert _hide(query, query, share=1.0, rng=rng).tolist() == [5, 6]

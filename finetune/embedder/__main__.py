@@ -22,13 +22,14 @@ def _parser() -> argparse.ArgumentParser:
     train = commands.add_parser("train", help="data folder -> model folder")
     train.add_argument("--data", type=Path, required=True, help="holds reading/, similarity/ and folders/")
     train.add_argument("--out", type=Path, required=True, help="model folder to write (README.md included)")
-    train.add_argument(
-        "--work", type=Path, help="keeps vocabulary and start vectors for the next run (default: OUT.work)"
-    )
+    train.add_argument("--work", type=Path, help="keeps the vocabulary for the next run (default: OUT.work)")
     train.add_argument(
         "--quick", action="store_true", help="a twentieth of the data, one minute, a toy model"
     )
     train.add_argument("--seed", type=int, default=0)
+    train.add_argument("--tokens", type=int, help="size of the vocabulary (default 40000)")
+    train.add_argument("--dimensions", type=int, help="of a vector (default 256)")
+    train.add_argument("--steps", type=int, help="of training (default 600)")
     train.add_argument("--threads", type=int, default=1, help="of torch (default 1)")
     score = commands.add_parser("score", help="recall on sets that the model was not trained on")
     score.add_argument("--data", type=Path, required=True)
@@ -46,14 +47,17 @@ def _train(args: argparse.Namespace) -> int:
 
     torch.set_num_threads(args.threads)
     plan = recipe.Recipe()
-    plan = replace(plan, train=replace(plan.train, seed=args.seed))
+    plan = recipe.quick(plan) if args.quick else plan
+    asked = {"dimensions": args.dimensions, "steps": args.steps}
+    changed = {name: value for name, value in asked.items() if value is not None}
+    plan = replace(
+        plan, tokens=args.tokens or plan.tokens, train=replace(plan.train, seed=args.seed, **changed)
+    )
     work = args.work or args.out.with_name(args.out.name + ".work")
     made = recipe.make(
         args.data, work=work, recipe=plan, small=args.quick, say=lambda line: print(line, flush=True)
     )
-    size = model.save(
-        made, args.out, card=card.text(recipe.quick(plan) if args.quick else plan, quick=args.quick)
-    )
+    size = model.save(made, args.out, card=card.text(plan, quick=args.quick))
     print(f"{args.out}: {made.rows.shape[0]:,} tokens x {made.rows.shape[1]}, {size:,} bytes")
     return 0
 

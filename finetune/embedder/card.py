@@ -65,9 +65,9 @@ Trained from nothing by `python -m finetune.embedder train` on one CPU thread; n
 
 1. Vocabulary: words of the training text as jieba cuts them, jieba's word list for everyday words that the text lacks,
    all characters of GB2312, letters, digits. A unigram tokenizer takes the most likely path.
-2. A row = gain x (own vector + mean of its characters' vectors). The gain starts as inverse document frequency; the
-   vector as random + SVD of pointwise mutual information of words within 6 tokens. The sum is folded into the row, so
-   that a word never met in training still lies near its characters.
+2. A row = gain x (own vector + mean of its characters' vectors). The gain starts as a power of inverse document
+   frequency, the vectors as random ones. The sum is folded into the row, so that a word never met in training still lies
+   near its characters.
 3. Contrastive training both ways over batches of one source each, passages of the same text never negatives of each
    other, tokens dropped, words exchanged for synonyms (a list of ours, `finetune/embedder/synonyms.txt`).
 

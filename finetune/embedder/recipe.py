@@ -1,4 +1,4 @@
-"""From the data folder to a model folder, with checkpoints on the way."""
+"""From the data folder to a trained model."""
 
 from __future__ import annotations
 
@@ -8,15 +8,12 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import numpy as np
-from numpy.typing import NDArray
-
-from finetune.embedder import neighbours, synonyms, vocabulary
+from finetune.embedder import synonyms, vocabulary
 from finetune.embedder.corpus import Source, read_sources
 from finetune.embedder.model import StaticModel
-from finetune.embedder.train import SPECIAL, TrainConfig, pack, train
+from finetune.embedder.train import TrainConfig, pack, train
 from kb.errors import DataError
 
 if TYPE_CHECKING:
@@ -35,14 +32,12 @@ class Recipe:
     """All that decides the model, besides the data."""
 
     tokens: int = 40_000
-    neighbours: float = 1.0
-    """Length of the start vector from neighbouring words; a random part of length 1 is added to it."""
-    synonyms: float = 0.3
+    synonyms: float = 0.05
     """Share of the batches that are pairs of synonyms, where CMRC's questions have 2."""
     train: TrainConfig = field(default_factory=TrainConfig)
 
     def digest(self, sources: list[Source]) -> str:
-        """Of the recipe and every training pair: a checkpoint of another digest is not used."""
+        """Of the recipe and every training pair: a vocabulary kept under another digest is not used."""
         state = hashlib.blake2b(json.dumps(asdict(self), sort_keys=True).encode(), digest_size=16)
         for source in sources:
             state.update(f"{source.name}{source.share}".encode())
@@ -62,14 +57,6 @@ def thin(source: Source) -> Source:
     return replace(source, pairs=source.pairs[::QUICK], texts=source.texts[::QUICK])
 
 
-def running_text(sources: list[Source]) -> list[str]:
-    """All running text, and the queries of sources that have none."""
-    texts = [text for source in sources for text in source.texts]
-    return texts + [
-        pair.query for source in sources if not source.texts for pair in source.pairs if len(pair.query) > 8
-    ]
-
-
 def build_vocabulary(sources: list[Source], *, tokens: int) -> Tokenizer:
     """The tokenizer of these sources, jieba's word list and the synonyms."""
     rules = vocabulary.fold_rules()
@@ -83,11 +70,10 @@ def build_vocabulary(sources: list[Source], *, tokens: int) -> Tokenizer:
 def make(
     data: Path, *, work: Path, recipe: Recipe, small: bool = False, say: Callable[[str], None] = print
 ) -> StaticModel:
-    """Train the shipped model from `data`. Files in `work` keep the vocabulary and the start vectors for the next run.
+    """Train the shipped model from `data` (`small`: from every QUICK-th pair). `work` keeps the vocabulary for the next run.
 
     Raises DataError for missing or broken data.
     """
-    recipe = quick(recipe) if small else recipe
     seed = recipe.train.seed
     sources = read_sources(data, seed=seed)
     if small:
@@ -98,27 +84,8 @@ def make(
     )
     digest = recipe.digest(sources)
     tokenizer = _vocabulary(work / f"{digest}.tokenizer.json", sources, recipe=recipe, say=say)
-    start = None
-    if recipe.neighbours > 0:
-        kept = work / f"{digest}.start.npy"
-        if kept.is_file():
-            say("start vectors: from the earlier run")
-            start = np.load(kept, allow_pickle=False)
-        else:
-            say("start vectors: counting neighbours")
-            start = neighbours.start_vectors(
-                tokenizer,
-                running_text(sources),
-                dimensions=recipe.train.dimensions,
-                seed=seed,
-                special=SPECIAL,
-            )
-            _keep(kept, start)
-        start = start * np.float32(recipe.neighbours)
     packed = pack([*sources, synonyms.as_source(share=recipe.synonyms)], tokenizer)
-    return train(
-        tokenizer, packed, config=recipe.train, start=start, progress=_Progress(say, recipe.train.steps)
-    )
+    return train(tokenizer, packed, config=recipe.train, progress=_Progress(say, recipe.train.steps))
 
 
 def _vocabulary(
@@ -140,14 +107,6 @@ def _vocabulary(
             zh=f"--tokens {recipe.tokens} 太小：仅字母和常用字就不止这些。",
         )
     return tokenizer
-
-
-def _keep(path: Path, array: NDArray[Any]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(".part")
-    with part.open("wb") as file:
-        np.save(file, array)
-    part.replace(path)
 
 
 class _Progress:

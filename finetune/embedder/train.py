@@ -29,7 +29,7 @@ class TrainConfig:
     """How the rows are trained."""
 
     dimensions: int = 256
-    steps: int = 1500
+    steps: int = 600
     batch: int = 512
     """Pairs of one step, all of one source."""
     rate: float = 0.01
@@ -44,9 +44,7 @@ class TrainConfig:
     """Share of words that a step sees by their characters alone."""
     gain_power: float = 0.7
     """Of the inverse document frequency that the gains start from."""
-    hidden: float = 0.3
-    """Share of pairs in which the passage loses what it shares with its query: there meaning has to link them."""
-    swaps: float = 0.2
+    swaps: float = 0.1
     """Share of a query's words that a step exchanges for a synonym, where there is one."""
     seed: int = 0
 
@@ -114,16 +112,12 @@ def character_features(tokenizer: Tokenizer) -> tuple[Ids, Ids]:
 class Rows:
     """The trained tensors: an own vector a token, a gain a token; a row is gain x (own + its characters' mean)."""
 
-    def __init__(
-        self, tokenizer: Tokenizer, *, config: TrainConfig, gains: Floats, start: Floats | None
-    ) -> None:
+    def __init__(self, tokenizer: Tokenizer, *, config: TrainConfig, gains: Floats) -> None:
         import torch
 
         generator = torch.Generator().manual_seed(config.seed)
         size = tokenizer.get_vocab_size()
         own = torch.randn(size, config.dimensions, generator=generator) / math.sqrt(config.dimensions)
-        if start is not None:
-            own += torch.from_numpy(start)
         self.config = config
         self.generator = generator
         self.own = own.requires_grad_()
@@ -167,14 +161,6 @@ def _drop(ids: Ids, *, share: float, rng: np.random.Generator) -> Ids:
     return kept if len(kept) else ids
 
 
-def _hide(query: Ids, passage: Ids, *, share: float, rng: np.random.Generator) -> Ids:
-    """With probability `share` the passage without the query's tokens (if something is left)."""
-    if share <= 0 or rng.random() >= share:
-        return passage
-    kept = passage[~np.isin(passage, query)]
-    return kept if len(kept) else passage
-
-
 def embed(rows: Rows, lists: Sequence[Ids]) -> Any:
     """Unit vectors of token lists, with gradients. *Shape:* (len(lists), dimensions)."""
     import torch
@@ -205,7 +191,6 @@ def train(
     packed: Sequence[Packed],
     *,
     config: TrainConfig,
-    start: Floats | None = None,
     progress: Callable[[int, float], None] = lambda step, loss: None,
 ) -> StaticModel:
     """Train rows for `tokenizer`. The same seed, data and versions give the same rows."""
@@ -213,7 +198,7 @@ def train(
 
     rng = np.random.default_rng(config.seed)
     gains = first_gains(packed, tokens=tokenizer.get_vocab_size()) ** config.gain_power
-    rows = Rows(tokenizer, config=config, gains=gains, start=start)
+    rows = Rows(tokenizer, config=config, gains=gains)
     optimizer = torch.optim.Adam(
         [{"params": [rows.own], "lr": config.rate}, {"params": [rows.gain], "lr": config.gain_rate}],
         betas=(0.9, 0.98),
@@ -229,10 +214,6 @@ def train(
         queries = [swaps.apply(source.queries[i], share=config.swaps, rng=rng) for i in chosen]
         queries = [_drop(q, share=config.dropout, rng=rng) for q in queries]
         passages = [_drop(source.passages[i], share=config.dropout, rng=rng) for i in chosen]
-        passages = [
-            _hide(source.queries[i], p, share=config.hidden, rng=rng)
-            for i, p in zip(chosen, passages, strict=True)
-        ]
         vectors = embed(rows, [*queries, *passages])
         loss = contrast(
             vectors[: len(chosen)],
