@@ -118,7 +118,7 @@ def search_text(result: SearchResult) -> str:
     ]
     lines = [table(header, rows, right=range(3 + len(legs))), ""]
     for number, hit in enumerate(result.hits, 1):
-        lines.append(f"[{number}] {heading(hit)}{clip(hit.chunk.text, 160)}")
+        lines.append(f"[{number}] {heading(hit)}{clip(own_text(hit), 160)}")
     verdict = (
         pick("可以回答", "can be answered") if result.answerable else pick("会拒绝回答", "would be refused")
     )
@@ -137,6 +137,11 @@ def leg_cell(hit: Hit, leg: str) -> str:
 def where(hit: Hit) -> str:
     """Knowledge base, file and page."""
     return f"{hit.kb}/{safe(hit.document.name)} " + pick(f"第 {hit.page} 页", f"p.{hit.page}")
+
+
+def own_text(hit: Hit) -> str:
+    """What the hit's best chunk says, without the headings that the embedder reads before it."""
+    return hit.chunk.text[-(hit.chunk.end - hit.chunk.start) :]
 
 
 def heading(hit: Hit) -> str:

@@ -171,11 +171,8 @@ def plan_folder(settings: Settings, folder: Path, *, name: str, options: SyncOpt
 def calibrate_kb(kb: KnowledgeBase, *, embedder: Embedder) -> Calibration:
     """Measure when to refuse and keep it with the knowledge base."""
     from kb.calibrate import calibrate
-    from kb.calibration import keep
 
-    calibration = calibrate(kb, embedder=embedder)
-    keep(kb, calibration)
-    return calibration
+    return calibrate(kb, embedder=embedder)
 
 
 # ------------------------------------------------------------------ searching and answering
