@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from functools import lru_cache
 from pathlib import Path
@@ -19,13 +19,15 @@ from kb.embed import EmbedderChoice, EmbedderConfig, choose_embedder, find_model
 from kb.errors import KnowledgeBaseNotFound, SettingsError
 from kb.knowledge import KnowledgeBase, names
 from kb.types import Embedder, SearchResult, SyncProgress, SyncReport
-from ui.settings import Settings
+from rag.types import AnswerEvent, Generator, Message
+from ui.settings import GeneratorSettings, Settings, secret
 
 if TYPE_CHECKING:
     from kb.calibration import Calibration
     from kb.search import SearchOptions
 
     from kb.sync import Plan, SyncOptions
+    from rag.answer import AnswerOptions
 
 _opening = threading.Lock()
 
@@ -209,3 +211,74 @@ def find(
         embedder=lambda kb: embedder_of(kb, settings),
         options=options or search_options(settings),
     )
+
+
+def personas_folder(settings: Settings) -> Path:
+    """Where the person's own roles are kept."""
+    return settings.home / "personas"
+
+
+def answer_options(settings: Settings, *, persona: str = "", system: str = "") -> AnswerOptions:
+    """[search] and [generator] as `rag` takes them. Raises SettingsError for a role without a language model."""
+    from rag.answer import AnswerOptions
+    from rag.persona import find_persona
+    from rag.types import GenerateOptions
+
+    wanted = settings.generator
+    if (persona or system) and wanted.kind == "none":
+        raise SettingsError(
+            "--persona and --system need a language model, and none is set. See: zhiwen doctor",
+            zh="--persona 和 --system 需要语言模型，目前没有配置。请看：zhiwen doctor",
+        )
+    return AnswerOptions(
+        search=search_options(settings),
+        generate=GenerateOptions(
+            max_tokens=wanted.max_tokens,
+            temperature=wanted.temperature,
+            top_p=wanted.top_p,
+            repetition_penalty=wanted.repetition_penalty,
+        ),
+        budget_tokens=settings.search.budget_tokens,
+        persona=find_persona(persona, folder=personas_folder(settings)) if persona else None,
+        system=system,
+    )
+
+
+def reply(
+    settings: Settings,
+    question: str,
+    *,
+    kbs: Sequence[KnowledgeBase],
+    generator: Generator | None,
+    history: Sequence[Message] = (),
+    options: AnswerOptions | None = None,
+    cancel: threading.Event | None = None,
+) -> Iterator[AnswerEvent]:
+    """Answer one question; yields what happens on the way and the answer last."""
+    from rag.answer import stream_answer
+
+    return stream_answer(
+        question,
+        kbs=kbs,
+        embedder=lambda kb: embedder_of(kb, settings),
+        generator=generator,
+        history=history,
+        options=options or answer_options(settings),
+        cancel=cancel,
+    )
+
+
+def open_generator(settings: Settings) -> Generator | None:
+    """What [generator] names, opened once for the life of the process; None for extractive answers.
+
+    Raises SettingsError, ModelError (a missing or broken folder) or GenerationError (a server).
+    """
+    if settings.generator.kind == "none":
+        return None
+    with _opening:
+        return _generator(settings.generator, settings.models, secret(settings.generator.key_env))
+
+
+@lru_cache(maxsize=1)
+def _generator(wanted: GeneratorSettings, models: Path, key: str) -> Generator:
+    raise NotImplementedError
