@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kb.embed import EmbedderChoice, EmbedderConfig, choose_embedder, find_model, open_embedder
-from kb.errors import KnowledgeBaseNotFound, SettingsError
+from kb.errors import EmbedderMismatch, KnowledgeBaseError, KnowledgeBaseNotFound, SettingsError
 from kb.knowledge import KnowledgeBase, names
 from kb.types import Embedder, SearchResult, SyncProgress, SyncReport
 from rag.types import AnswerEvent, Generator, Message
@@ -78,6 +78,13 @@ def embedder_of(kb: KnowledgeBase, settings: Settings) -> Embedder:
     stored |= {"device": settings.embedder.device, "dtype": settings.embedder.dtype}
     with _opening:
         embedder = _opened(EmbedderConfig(**stored), settings.models)  # type: ignore[arg-type]
+    if embedder.fingerprint != record.fingerprint and embedder.name == record.name:
+        raise EmbedderMismatch(
+            f"The embedder {record.name} on this machine is another version than the one that built {kb.name!r}. "
+            f"Build it anew: zhiwen index {kb.source or 'FOLDER'} --kb {kb.name} --rebuild",
+            zh=f"本机的嵌入模型 {record.name} 与建立知识库 {kb.name!r} 时的版本不同。"
+            f"请重建：zhiwen index {kb.source or '文件夹'} --kb {kb.name} --rebuild",
+        )
     kb.require(embedder)
     return embedder
 
@@ -102,11 +109,16 @@ def open_kbs(settings: Settings, chosen: Sequence[str] = ()) -> list[KnowledgeBa
     return [KnowledgeBase.open(settings.home, name) for name in wanted]
 
 
-def open_or_create(settings: Settings, name: str) -> tuple[KnowledgeBase, EmbedderChoice]:
+def open_or_create(
+    settings: Settings, name: str, *, rebuild: bool = False
+) -> tuple[KnowledgeBase, EmbedderChoice]:
     """The knowledge base to index into. A new one gets the embedder of choice; an existing one keeps its own.
 
-    Raises EmbedderMismatch if the settings name another embedder than the one that built it.
+    `rebuild` deletes an existing one first (the documents stay). Raises EmbedderMismatch if the settings name another embedder than the one that built it.
     """
+    if rebuild and name in names(settings.home):
+        new_embedder(settings)  # first be sure that there is one to build it with
+        KnowledgeBase.open(settings.home, name).remove()
     if name not in names(settings.home):
         choice = new_embedder(settings)
         config = {key: str(value) for key, value in asdict(embedder_config(settings)).items()}
@@ -124,7 +136,7 @@ def check_folder(kb: KnowledgeBase, folder: Path) -> None:
     """A knowledge base mirrors one folder: another one under its name would delete everything in it."""
     before = kb.source
     if before is not None and before.resolve() != folder.resolve() and kb.store.files():
-        raise KnowledgeBaseNotFound(
+        raise KnowledgeBaseError(
             f"Knowledge base {kb.name!r} mirrors {before}, not {folder}: indexing would delete what it holds. "
             f"Give another name with --kb, or --move if the folder was moved.",
             zh=f"知识库 {kb.name!r} 对应的是 {before}，不是 {folder}：照此索引会删掉里面的内容。"

@@ -85,7 +85,7 @@ def run(args: argparse.Namespace) -> int:
         return 0
     if not args.folder.is_dir():
         wiring.plan_folder(settings, args.folder, name=name, options=options)  # raises, and creates nothing
-    kb, choice = wiring.open_or_create(settings, name)
+    kb, choice = wiring.open_or_create(settings, name, rebuild=args.rebuild)
     if choice.message_en:
         print(pick(choice.message_zh, choice.message_en), file=sys.stderr)
     if not args.move:
