@@ -22,6 +22,8 @@ class LoadLimits:
     max_characters: int = 50_000_000
     """Characters of text in the whole file."""
     max_pages: int = 20_000
+    max_markup: int = 64 * 1024**2
+    """Bytes of an HTML or JSON file: these take many times their size in memory."""
     seconds: float = 600.0
     """For reading one file."""
     max_pixels: int = 50_000_000
@@ -48,6 +50,28 @@ ADVICE: dict[str, tuple[str, str]] = {
         "两个解析器结果不同，已取较好的一个",
         "two parsers disagreed, the better one was taken",
     ),
+    "mostly-picture": (
+        "这一页主要是图片，图片里的文字没有读出：pip install 'zhiwen[ocr]' 后重新索引",
+        "the page is mostly a picture whose words were not read: pip install 'zhiwen[ocr]', then index again",
+    ),
+    "scanned-text": (
+        "这一页是扫描图，文字层由别的程序识别，可能有错字",
+        "the page is a scan; its text layer comes from another program's OCR and may hold errors",
+    ),
+    "blank": ("空白页", "a blank page"),
+    "no-formulas-saved": (
+        "表格中的公式没有保存计算结果：请用 Excel 或 WPS 打开后另存",
+        "formulas without saved results: open the workbook in Excel or WPS and save it again",
+    ),
+    "embedded-files": (
+        "正文为空，内容在嵌入的附件里：请把附件另存到文件夹中",
+        "the document is empty but for embedded files: save those into the folder",
+    ),
+    "repeated-lines-dropped": (
+        "每页重复的页眉页脚已略去",
+        "headers and footers that repeat on the pages were left out",
+    ),
+    "bad-lines": ("有些行不是合法的 JSON，已略过", "lines that are not valid JSON were left out"),
     "empty": ("没有文字", "there is no text"),
     "unlisted-folder": (
         "文件夹无法列出：请检查权限",
@@ -62,6 +86,14 @@ ADVICE: dict[str, tuple[str, str]] = {
 def shown(path: Path) -> str:
     """The name, safe to print: control characters escaped."""
     return repr(path.name)
+
+
+def too_slow(path: Path, limits: LoadLimits) -> LimitError:
+    """The error of a file that takes too long."""
+    return LimitError(
+        f"{shown(path)} took more than {limits.seconds:.0f} s to read and was given up. Split it.",
+        zh=f"{shown(path)} 读取超过 {limits.seconds:.0f} 秒，已放弃。请拆分文件。",
+    )
 
 
 def check_zip(path: Path, limits: LoadLimits) -> None:

@@ -13,7 +13,6 @@ from kb.load.builder import PageBuilder
 from kb.load.limits import LoadLimits, check_zip, shown
 from kb.types import LoadedFile, Page
 
-
 _FALLBACK = "{http://schemas.openxmlformats.org/markup-compatibility/2006}Fallback"
 
 

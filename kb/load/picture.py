@@ -45,8 +45,8 @@ def passage_boxes(path: Path, page: int, start: int, end: int) -> list[Box]:
             raise LoadError(f"{shown(path)} has no page {page}.", zh=f"{shown(path)} 没有第 {page} 页。")
         opened = document[page - 1]
         textpage = opened.get_textpage()
-        layout = layout_page(textpage, drop=repeated_lines(document))
         width, height = opened.get_size()
+        layout = layout_page(textpage, drop=repeated_lines(document))
         boxes: list[Box] = []
         for index in dict.fromkeys(i for i in layout.indices[start:end] if i >= 0):
             left, bottom, right, top = textpage.get_charbox(index)
