@@ -25,7 +25,6 @@ from ui.settings import GeneratorSettings, Settings, secret
 if TYPE_CHECKING:
     from kb.calibration import Calibration
     from kb.search import SearchOptions
-
     from kb.sync import Plan, SyncOptions
     from rag.answer import AnswerOptions
 
