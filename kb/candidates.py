@@ -15,7 +15,7 @@ from kb import analyze
 from kb.fusion import Evidence, Floats, standardised
 from kb.knowledge import KnowledgeBase
 from kb.types import Chunk, Vectors
-from kb.vectors import score
+from kb.exact import score
 
 BACKGROUND = 1500
 """Chunks whose scores say what is usual for a question."""
