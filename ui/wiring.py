@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kb.embed import EmbedderChoice, EmbedderConfig, choose_embedder, find_model, open_embedder
-from kb.errors import EmbedderMismatch, KnowledgeBaseError, KnowledgeBaseNotFound, SettingsError
+from kb.errors import EmbedderMismatch, KnowledgeBaseError, KnowledgeBaseNotFound, ModelError, SettingsError
 from kb.knowledge import KnowledgeBase, names
 from kb.types import Embedder, SearchResult, SyncProgress, SyncReport
 from rag.types import AnswerEvent, Generator, Message
@@ -292,4 +292,16 @@ def open_generator(settings: Settings) -> Generator | None:
 
 @lru_cache(maxsize=1)
 def _generator(wanted: GeneratorSettings, models: Path, key: str) -> Generator:
-    raise NotImplementedError
+    if wanted.kind == "openai":
+        from rag.generate.openai_client import OpenAIConfig, OpenAIGenerator
+
+        return OpenAIGenerator(
+            OpenAIConfig(
+                base_url=wanted.base_url,
+                model=wanted.model,
+                key=key,
+                context_tokens=wanted.context_tokens,
+                timeout=wanted.timeout,
+            )
+        )
+    raise ModelError("no", zh="no")
