@@ -16,10 +16,10 @@ import numpy as np
 
 from kb import analyze
 from kb.candidates import sample_ids
+from kb.exact import score
 from kb.fusion import USUAL_TRUST
 from kb.knowledge import KnowledgeBase
 from kb.types import Chunk, Embedder
-from kb.exact import score
 
 LONGEST = 40
 """Characters of a pseudo-question."""
