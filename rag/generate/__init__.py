@@ -1,0 +1,1 @@
+"""What writes answers: one module for each kind of Generator."""
