@@ -52,6 +52,9 @@ def list_folder(folder: Path, *, limits: LoadLimits) -> Listing:
         if reason:
             listing.skipped.append(PlannedChange("skipped", name, size, reason))
             continue
+        if name in listing.files:
+            listing.skipped.append(PlannedChange("skipped", name, size, "same-name"))
+            continue
         listing.files[name] = FoundFile(name, Path(entry.path), size, stat_text(about))
     return listing
 
@@ -61,7 +64,9 @@ def stat_text(about: os.stat_result) -> str:
     return f"{about.st_size}:{about.st_mtime_ns}:{about.st_ctime_ns}:{about.st_ino}"
 
 
-def _walk(folder: Path, prefix: str, listing: Listing, seen: set[str]) -> Iterator[tuple[os.DirEntry[str], str]]:
+def _walk(
+    folder: Path, prefix: str, listing: Listing, seen: set[str]
+) -> Iterator[tuple[os.DirEntry[str], str]]:
     try:
         with os.scandir(folder) as entries:
             ordered = sorted(entries, key=lambda e: e.name)

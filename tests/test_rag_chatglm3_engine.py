@@ -167,9 +167,9 @@ def test_leaving_the_loop_ends_the_request(engine: Engine) -> None:
 def test_limits_are_told(engine: Engine) -> None:
     with pytest.raises(GenerationError, match=r"prompt has 2000 tokens.*may have 1024"):
         engine.submit([5] * 2000)
-    with pytest.raises(GenerationError, match="no adapter 'green' loaded. Loaded: red, blue"):
+    with pytest.raises(GenerationError, match="no adapter .green. loaded"):
         engine.submit([5], options=GenerateOptions(adapter="green"))
-    text, last = engine.submit([5] * 1020, options=GenerateOptions(max_tokens=100)).text()
+    _, last = engine.submit([5] * 1020, options=GenerateOptions(max_tokens=100)).text()
     assert (last.finish, last.tokens) in (("length", 4), ("stop", last.tokens))
 
 
