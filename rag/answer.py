@@ -39,9 +39,8 @@ from rag.types import (
 )
 
 if TYPE_CHECKING:
-    from kb.search import SearchOptions
-
     from kb.knowledge import KnowledgeBase
+    from kb.search import SearchOptions
 
 EmbedderOf = Callable[["KnowledgeBase"], Embedder]
 """Each knowledge base has its own embedder."""

@@ -37,8 +37,8 @@ def shuffled_answers(examples: Sequence[Conversation], *, seed: int = 0) -> list
     """Those whose answer shares hardly anything with its own question, but much with that of another example, whose
     own answer fits it less. One finding names the place where the answer seems to belong.
 
-    Measured by moving a fifth of the answers of eight public sets: a tenth (terse answers) to six tenths of the moved
-    ones are found; of the untouched, 0 to 2.6 % of large sets and up to 7 % of sets of short questions are named ones are named wrongly (mostly questions of a few characters).
+    Measured by moving a fifth of the answers of eight public sets: of the moved ones none (answers that do not repeat
+    the question) to 55 % are found; of the untouched 0 to 3 % are named, in sets of very short questions up to 7 %.
     """
     usable = [e for e in examples if len(e.turns) == 2 and e.question and e.answer]
     if len(usable) < 4:

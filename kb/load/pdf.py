@@ -157,12 +157,12 @@ def pictured(page: Any) -> float:
     import pypdfium2.raw as pdfium
 
     width, height = page.get_size()
-    largest = 0.0
+    largest: float = 0.0
     for shape in page.get_objects(filter=[pdfium.FPDF_PAGEOBJ_IMAGE], max_depth=3):
         left, bottom, right, top = shape.get_bounds()
         wide = min(right, width) - max(left, 0.0)
         largest = max(largest, max(0.0, wide) * max(0.0, min(top, height) - max(bottom, 0.0)))
-    return min(1.0, largest / max(1.0, width * height))
+    return float(min(1.0, largest / max(1.0, width * height)))
 
 
 def _picture(reading: _Reading, page: Any, number: int, label: str) -> Page:

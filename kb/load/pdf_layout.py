@@ -61,7 +61,7 @@ def margin_lines(lines: list[Line]) -> list[Line]:
     that is no larger than usual (a title that several pages share is no header)."""
     if not lines:
         return []
-    usual = 1.15 * median(line.size for line in lines)
+    usual = 1.35 * median(line.size for line in lines)
     lines = [line for line in lines if line.turn == lines[0].turn and line.size <= usual]
     if not lines:
         return []
@@ -180,16 +180,21 @@ class _Sizes:
     """The type size that most characters have, in Chinese lines, in others, and overall."""
 
     def __init__(self, rows: list[Line]) -> None:
-        self._of = {han: _usual([row for row in rows if row.han == han]) for han in (True, False)}
         self.body = _usual(rows)
+        total = sum(len(row.text) for row in rows)
+        self._of: dict[bool, float] = {}
+        for han in (True, False):
+            group = [row for row in rows if row.han == han]
+            enough = 4 * sum(len(row.text) for row in group) > total
+            self._of[han] = _usual(group) if enough else self.body
 
     def ratio(self, row: Line) -> float:
         """How large the line's type is; 1 is the usual size."""
-        return row.size / (self._of[row.han] or self.body)
+        return row.size / self._of[row.han]
 
 
 def _usual(rows: list[Line]) -> float:
-    """0 if there are fewer than 40 characters to tell by, and so for no rows at all."""
+    """The median over characters, in points."""
     weights: dict[float, int] = {}
     for row in rows:
         weights[round(row.size, 1)] = weights.get(round(row.size, 1), 0) + len(row.text)
@@ -317,6 +322,8 @@ def _runs_on(before: Line, line: Line, edge: float, body: float) -> bool:
 
 def _is_full(before: Line, line: Line, edge: float, body: float) -> bool:
     """Would the next line's first word not have fitted behind it?"""
+    if before.width < 8 * body:
+        return False
     word = re.match(r"[^\W\u3000-\u9fff]+\S?", line.text)
     room = 1.6 * body + (0.5 * len(word.group()) * body if word else 0.0)
     if before.right > edge - room:

@@ -158,7 +158,7 @@ def measure(home: Path) -> dict[str, object]:
     lexical = kb.lexical()
     opened = time.monotonic() - began
     times, hits = [], 0
-    for round_ in range(2):
+    for _ in range(2):
         times, hits = [], 0
         for number in range(QUESTIONS):
             began = time.perf_counter()

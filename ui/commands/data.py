@@ -14,7 +14,7 @@ EXAMPLE = "zhiwen data check zhouyi --folder data"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Subcommands and their flags."""
-    parser.epilog = pick(f"例：{EXAMPLE}", f"example: {EXAMPLE}")
+    parser.epilog = pick(f"例：\n  {EXAMPLE}", f"example:\n  {EXAMPLE}")
     commands = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
     listing = commands.add_parser(
         "list", help=pick("列出 dataset_info.json 里的数据集", "data sets of dataset_info.json")
@@ -46,7 +46,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     converting.add_argument("--out", type=Path, required=True, help=pick("写到哪个文件", "file to write"))
     for sub in (listing, checking, converting, formats):
         sub.add_argument("--json", action="store_true", help=pick("输出 JSON", "print JSON"))
-        sub.epilog = pick(f"例：{EXAMPLE}", f"example: {EXAMPLE}")
+        sub.formatter_class = argparse.RawDescriptionHelpFormatter
+        sub.epilog = pick(f"例：\n  {EXAMPLE}", f"example:\n  {EXAMPLE}")
 
 
 def run(args: argparse.Namespace) -> int:
