@@ -304,9 +304,9 @@ def _generator(wanted: GeneratorSettings, folder: Path, key: str) -> Generator:
                 timeout=wanted.timeout,
             )
         )
+    from rag.chatglm3.engine.engine import EngineConfig
     from rag.generate.chatglm3 import ChatGLM3Generator
 
-    from rag.chatglm3.engine.engine import EngineConfig
     from rag.chatglm3.load import LoadConfig, load
 
     if not (folder / "config.json").is_file():
