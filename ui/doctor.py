@@ -144,9 +144,9 @@ def found_models(settings: Settings) -> list[Path]:
 
 def embedders(settings: Settings) -> Iterator[Finding]:
     """The shipped embedder, text2vec, and what the settings ask for."""
-    from kb.embed import SHIPPED
+    from kb.embed.locate import SHIPPED, is_model
 
-    if (SHIPPED / "modules.json").is_file() or (SHIPPED / "config_sentence_transformers.json").is_file():
+    if is_model(SHIPPED):
         size = sum(p.stat().st_size for p in SHIPPED.rglob("*") if p.is_file()) / 1e6
         yield Finding(
             "embedder",
@@ -199,7 +199,7 @@ def generator(settings: Settings) -> Iterator[Finding]:
                 f"{wanted.model} at {wanted.base_url}",
             )
     else:
-        folder = model_folder(settings)
+        folder = settings.generator_folder
         if (folder / "config.json").is_file():
             yield Finding("generator", "ok", f"ChatGLM3：{folder}", f"ChatGLM3: {folder}")
         else:
@@ -212,12 +212,6 @@ def generator(settings: Settings) -> Iterator[Finding]:
             "generator", "problem", f"{wanted.adapter} 不是适配器文件夹", f"{wanted.adapter} is not an adapter folder",
             "运行：zhiwen settings unset generator.adapter", "run: zhiwen settings unset generator.adapter",
         )  # fmt: skip
-
-
-def model_folder(settings: Settings) -> Path:
-    """generator.model as a folder: as given, else by that name under the models folder."""
-    given = Path(settings.generator.model).expanduser()
-    return given if given.is_absolute() or given.is_dir() else settings.models / given
 
 
 def knowledge_bases(settings: Settings) -> Iterator[Finding]:
