@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,35 @@ class LexicalIndex:
         ]
         found = self._searcher.search(tantivy.Query.boolean_query(clauses), k, count=False).hits
         return [(int(self._searcher.doc(address)["id"][0]), float(score)) for score, address in found]
+
+    def scores_of(self, question: str, chunk_ids: Sequence[int]) -> dict[int, float]:
+        """Chunk id -> the same BM25 that `search` gives, for these chunks; those that hold no term are left out."""
+        import tantivy
+
+        terms = dict.fromkeys(tokens(question))
+        if not terms or not chunk_ids:
+            return {}
+        schema, occur = self._index.schema, tantivy.Occur
+        clauses = [
+            (occur.Should, tantivy.Query.term_query(schema, "body", term, index_option="freq"))
+            for term in terms
+        ]
+        these = tantivy.Query.term_set_query(schema, "id", list(chunk_ids))
+        both = [
+            (occur.Must, tantivy.Query.const_score_query(these, 0.0)),
+            (occur.Must, tantivy.Query.boolean_query(clauses)),
+        ]
+        found = self._searcher.search(tantivy.Query.boolean_query(both), len(chunk_ids), count=False).hits
+        return {int(self._searcher.doc(address)["id"][0]): float(score) for score, address in found}
+
+    def rarity(self, terms: Iterable[str]) -> dict[str, float]:
+        """Term -> BM25's inverse document frequency; a term that no chunk holds is rarest."""
+        count = len(self)
+        found = {}
+        for term in terms:
+            held = self._searcher.doc_freq("body", term)
+            found[term] = math.log(1 + (count - held + 0.5) / (held + 0.5))
+        return found
 
 
 def open_lexical(folder: Path, store: Store) -> LexicalIndex | None:

@@ -128,7 +128,10 @@ def test_short_sections_are_put_together(counter: Embedder) -> None:
     for name in "乾坤屯蒙":
         pieces += [("heading", f"## {name}", 2), ("text", f"{name}卦：{SENTENCE}", 0)]
     passages = split(document(page_of(*pieces)), counter=counter)
-    assert len(passages) == 1 and passages[0].headings == ("周易",)
+    assert [p.headings for p in passages] == [("周易",), ("周易", "蒙")]
+    chunks = [chunk.text for passage in passages for chunk in passage.chunks]
+    assert [text.count("卦：") for text in chunks] == [1, 1, 1, 1]  # a chunk never spans two sections
+    assert all(text.startswith(("周易", "# 周易")) for text in chunks)
 
 
 def test_a_table_is_cut_between_rows_and_keeps_its_header(counter: Embedder) -> None:

@@ -52,7 +52,7 @@ class EmbedderSettings:
     metric: str = option("cosine", "距离", "how vectors are compared", choices=("cosine", "ip", "l2"))
     device: str = option("", "cpu、cuda、cuda:0；空：自动", "cpu, cuda, cuda:0; empty: automatic")
     dtype: str = option(
-        "", "精度；空：自动", "precision; empty: automatic", choices=("", "fp32", "bf16", "fp16", "int8")
+        "", "精度；空：自动", "precision; empty: automatic", choices=("", "float32", "bfloat16", "float16")
     )
 
 
@@ -127,6 +127,12 @@ class Settings:
         """Where `zhiwen models pull` puts models."""
         return Path(self.models_folder).expanduser() if self.models_folder else self.home / "models"
 
+    @property
+    def generator_folder(self) -> Path:
+        """generator.model as a folder: as given, else by that name under the models folder."""
+        given = Path(self.generator.model).expanduser()
+        return given if given.is_absolute() or given.is_dir() else self.models / given
+
 
 SECTIONS: dict[str, type[Any]] = {
     "embedder": EmbedderSettings,
@@ -148,6 +154,18 @@ def home_folder(environ: Mapping[str, str] | None = None) -> Path:
     """ZHIWEN_HOME, by default ~/.zhiwen."""
     given = (os.environ if environ is None else environ).get("ZHIWEN_HOME", "")
     return Path(given).expanduser() if given else Path.home() / ".zhiwen"
+
+
+def secret(variable: str) -> str:
+    """The key in the environment variable of that name; empty if no name is given. Raises SettingsError if unset."""
+    if not variable:
+        return ""
+    if not os.environ.get(variable):
+        raise SettingsError(
+            f"generator.key_env names the environment variable {variable}, which is empty. Run: export {variable}=...",
+            zh=f"generator.key_env 指定的环境变量 {variable} 是空的。请运行：export {variable}=…",
+        )
+    return os.environ[variable]
 
 
 def load_settings(home: Path | None = None, *, environ: Mapping[str, str] | None = None) -> Settings:

@@ -1,0 +1,188 @@
+"""Weights on disk: reading shards tensor by tensor, and writing safetensors as a stream.
+
+Neither side ever holds more than one tensor (or, for old `.bin` files that cannot be mapped, one shard).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import struct
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+from kb.errors import ModelError
+from rag.chatglm3.shape import read_json
+
+if TYPE_CHECKING:
+    import torch
+
+SAFE_NAMES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
+"""Our dtype names and safetensors'."""
+_INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
+_SINGLES = ("model.safetensors", "pytorch_model.bin")
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """The shards of a folder."""
+
+    folder: Path
+    files: tuple[str, ...]
+    """Names in the order of the index; all safetensors, or all .bin."""
+    declared: dict[str, str]
+    """Tensor name -> file, from the index; empty for a single file."""
+
+    @property
+    def bytes(self) -> int:
+        """Size of all shards on disk."""
+        return sum((self.folder / name).stat().st_size for name in self.files)
+
+
+def find_checkpoint(folder: Path) -> Checkpoint:
+    """The shards of a folder: safetensors if there are any, else .bin. Raises ModelError, naming what is missing."""
+    for name in _INDEXES:
+        if (folder / name).is_file():
+            declared = read_json(folder / name).get("weight_map")
+            if not isinstance(declared, dict) or not declared:
+                raise ModelError(
+                    f"{folder / name} has no weight_map.", zh=f"{folder / name} 没有 weight_map。"
+                )
+            files = tuple(dict.fromkeys(str(file) for file in declared.values()))
+            if any(Path(file).name != file for file in files):
+                raise ModelError(
+                    f"{folder / name} names a file outside the folder.",
+                    zh=f"{folder / name} 指向文件夹之外。",
+                )
+            missing = [file for file in files if not (folder / file).is_file()]
+            if missing:
+                raise ModelError(
+                    f"{folder} lacks {', '.join(missing)}: the download is not complete. Pull it again.",
+                    zh=f"{folder} 缺少 {'、'.join(missing)}：下载不完整，请重新下载。",
+                )
+            return Checkpoint(folder, files, {str(k): str(v) for k, v in declared.items()})
+    for name in _SINGLES:
+        if (folder / name).is_file():
+            return Checkpoint(folder, (name,), {})
+    raise ModelError(
+        f"{folder} holds no weights (no model*.safetensors, no pytorch_model*.bin).",
+        zh=f"{folder} 里没有权重（没有 model*.safetensors，也没有 pytorch_model*.bin）。",
+    )
+
+
+def read_tensors(path: Path) -> Iterator[tuple[str, torch.Tensor]]:
+    """Every tensor of one shard, one at a time. A .bin is read with `weights_only`: it cannot run code."""
+    import torch
+
+    if path.suffix == ".safetensors":
+        from safetensors import SafetensorError, safe_open
+
+        try:
+            with safe_open(path, framework="pt") as shard:
+                for name in shard.keys():  # noqa: SIM118 - not a dict
+                    yield name, shard.get_tensor(name)
+        except SafetensorError as error:
+            raise ModelError(f"{path} is broken: {error}", zh=f"{path} 已损坏：{error}") from error
+        return
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True, mmap=_mappable(path))
+    except Exception as error:  # torch raises many kinds for a broken or dangerous file
+        raise ModelError(
+            f"{path} is not a plain weights file, or it is broken: {str(error).splitlines()[0]}",
+            zh=f"{path} 不是纯权重文件，或已损坏：{str(error).splitlines()[0]}",
+        ) from error
+    for name in list(state):
+        yield name, state.pop(name)
+
+
+def tensor_names(path: Path) -> list[str]:
+    """Names of the tensors of one shard, in the order of `read_tensors`."""
+    if path.suffix == ".safetensors":
+        from safetensors import SafetensorError, safe_open
+
+        try:
+            with safe_open(path, framework="pt") as shard:
+                return list(shard.keys())
+        except SafetensorError as error:
+            raise ModelError(f"{path} is broken: {error}", zh=f"{path} 已损坏：{error}") from error
+    return [name for name, _ in read_tensors(path)]
+
+
+def _mappable(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(2) == b"PK"
+
+
+def tensor_bytes(tensor: torch.Tensor) -> memoryview:
+    """The bytes of a tensor, little endian, without copying it twice."""
+    import torch
+
+    flat: memoryview = tensor.detach().contiguous().view(-1).view(torch.uint8).numpy().data
+    return flat
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """A tensor that will be written."""
+
+    name: str
+    shape: tuple[int, ...]
+
+
+class SafetensorsWriter:
+    """Write one safetensors file as a stream: the header first, then each tensor in its order.
+
+    *Example:* `with SafetensorsWriter(path, planned, dtype="float16") as file: file.write(name, tensor)`
+    """
+
+    def __init__(self, path: Path, planned: Sequence[Planned], *, dtype: str) -> None:
+        self._dtype, self._order = dtype, [tensor.name for tensor in planned]
+        self._shapes = {tensor.name: tensor.shape for tensor in planned}
+        header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+        at, width = 0, 4 if dtype == "float32" else 2
+        for tensor in planned:
+            size = width
+            for side in tensor.shape:
+                size *= side
+            header[tensor.name] = {
+                "dtype": SAFE_NAMES[dtype],
+                "shape": list(tensor.shape),
+                "data_offsets": [at, at + size],
+            }
+            at += size
+        text = json.dumps(header, separators=(",", ":")).encode()
+        text += b" " * (-len(text) % 8)
+        self._file: BinaryIO = path.open("wb")
+        self._hash = hashlib.sha256()
+        self._put(struct.pack("<Q", len(text)) + text)
+
+    def _put(self, data: bytes | memoryview) -> None:
+        self._file.write(data)
+        self._hash.update(data)
+
+    def write(self, name: str, tensor: torch.Tensor) -> None:
+        """The next tensor, which is cast to the file's dtype. Raises ValueError out of order."""
+        import torch
+
+        if not self._order or self._order[0] != name or tuple(tensor.shape) != self._shapes[name]:
+            raise ValueError(f"{name} {tuple(tensor.shape)} is not what comes next: {self._order[:1]}")
+        self._order.pop(0)
+        self._put(tensor_bytes(tensor.to(getattr(torch, self._dtype))))
+
+    @property
+    def sha256(self) -> str:
+        """Of what was written."""
+        return self._hash.hexdigest()
+
+    def __enter__(self) -> SafetensorsWriter:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._file.close()
+        if kind is None and self._order:
+            raise ValueError(f"{len(self._order)} tensors were not written, first {self._order[0]}")
