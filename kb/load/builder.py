@@ -40,7 +40,7 @@ class PageBuilder:
         if not tidy:
             return
         width = max(len(row) for row in tidy)
-        lines = [" | ".join(row + [""] * (width - len(row))) for row in tidy]
+        lines = [row[0] if not any(row[1:]) else " | ".join(row + [""] * (width - len(row))) for row in tidy]
         header = next(
             (line for row, line in zip(tidy, lines, strict=True) if 2 * sum(map(bool, row)) > width), ""
         )

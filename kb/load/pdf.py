@@ -123,7 +123,7 @@ def _page(reading: _Reading, number: int) -> Page:
     if not layout.text.strip():
         return Page(number, "", (), label, "ok", ("blank",))
     reasons = ["too-long"] if layout.cut else []
-    if layout.unmapped > 0.1 * layout.characters or looks_garbled(layout.text):
+    if is_doubtful(layout):
         second = clean(other.text(number))
         if len(second) > 0.5 * layout.characters and not looks_garbled(second):
             return Page(
@@ -140,16 +140,28 @@ def _page(reading: _Reading, number: int) -> Page:
         reasons.append("unmapped-font")
     elif len(set(_ONE_FOR_ALL.findall(layout.text))) > 1:
         reasons.append("unmapped-font")
-    covered = pictured(page)
-    if (covered > 0.1 and layout.characters < 60) or (covered > 0.02 and layout.characters < 15):
+    if is_mostly_picture(page, layout):
         read = _picture(reading, page, number, label)
         if len(read.text) > 2 * len(layout.text):
             return read
         reasons.append("mostly-picture")
-    elif covered > 0.85:
+    elif pictured(page) > 0.85:
         reasons.append("scanned-text")
     blocks = _with_outline(layout, other.headings(number))
     return Page(number, layout.text, blocks, label, "suspect" if reasons else "ok", tuple(reasons))
+
+
+def is_doubtful(layout: PageLayout) -> bool:
+    """Are too many of its characters without meaning? Then the page's text may come from elsewhere."""
+    return layout.unmapped > 0.1 * layout.characters or looks_garbled(layout.text)
+
+
+def is_mostly_picture(page: Any, layout: PageLayout) -> bool:
+    """Hardly any text beside a picture that may hold more? Then the page's text may come from the picture."""
+    if layout.characters >= 60:
+        return False
+    covered = pictured(page)
+    return covered > 0.1 or (covered > 0.02 and layout.characters < 15)
 
 
 def pictured(page: Any) -> float:
