@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from kb.errors import LoadError
+from kb.errors import LimitError, LoadError
 from kb.load.encoding import clean, looks_garbled
 from kb.load.limits import LoadLimits, shown, too_slow
 from kb.load.ocr import ocr_available, ocr_installed, read_picture
@@ -21,7 +21,7 @@ from kb.types import Block, LoadedFile, Page
 OcrMode = Literal["auto", "off", "require"]
 _ONE_FOR_ALL = re.compile(r"([\u4e00-\u9fff])\1\1")
 """A font that gives the same character for all of its glyphs."""
-SAMPLE = 40
+SAMPLE = 24
 """Pages that are looked at to find headers and footers."""
 
 
@@ -67,7 +67,7 @@ def load_pdf(path: Path, limits: LoadLimits, *, ocr: OcrMode = "auto", password:
     try:
         count = len(document)
         if count > limits.max_pages:
-            raise LoadError(
+            raise LimitError(
                 f"{shown(path)} has {count:,} pages, more than {limits.max_pages:,}. Split it.",
                 zh=f"{shown(path)} 有 {count:,} 页，超过 {limits.max_pages:,} 页。请拆分。",
             )
