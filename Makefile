@@ -1,31 +1,76 @@
-# make demo | make test | make check | make bench | make test-gpu | make ui
+# make demo | make test | make check | make ui | make bench | make test-gpu | make clean
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+DEMO_KB ?= demo
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: demo test check fast bench test-gpu ui clean browser
+.PHONY: demo test check bench test-gpu ui clean browser python
 
-$(VENV)/.base: pyproject.toml constraints.txt
+python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "Python 3.11 or newer is needed: make PYTHON=python3.12 ...  需要 Python 3.11 以上"; exit 1; }
+	@$(PYTHON) -c 'import venv, ensurepip' || \
+	  { echo "Python's venv is missing; on Debian: apt-get install python3-venv"; exit 1; }
+
+$(VENV)/.base: pyproject.toml constraints.txt | python
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install -q --upgrade pip
 	$(BIN)/python -m pip install -q -c constraints.txt torch
-	$(BIN)/python -m pip install -q -c constraints.txt -e .
-	touch $@
+	$(BIN)/python -m pip install -q -c constraints.txt -e '.[ocr]'
+	@touch $@
 
 $(VENV)/.test: $(VENV)/.base
-	$(BIN)/python -m pip install -q -c constraints.txt -e '.[test,ocr]'
-	touch $@
+	$(BIN)/python -m pip install -q -c constraints.txt -e '.[ocr,test]'
+	@touch $@
 
-check:
+demo: $(VENV)/.base
+	$(BIN)/zhiwen index data/docs --kb $(DEMO_KB)
+	@echo; echo '$$ zhiwen ask 入职满五年的员工年休假有几天？'
+	@$(BIN)/zhiwen ask --kb $(DEMO_KB) 入职满五年的员工年休假有几天？
+	@echo; echo '$$ zhiwen ask "How long is the warranty outside China?"'
+	@$(BIN)/zhiwen ask --kb $(DEMO_KB) "How long is the warranty outside China?"
+	@echo; echo '$$ zhiwen ask 光合作用的化学方程式是什么？'
+	@$(BIN)/zhiwen ask --kb $(DEMO_KB) 光合作用的化学方程式是什么？
+	@echo
+	@echo '接下来 / Next:'
+	@echo '  网页界面 / web pages:      make ui      ($(BIN)/zhiwen ui)'
+	@echo '  自己的文档 / your own:     $(BIN)/zhiwen index 文件夹 && $(BIN)/zhiwen ask 问题'
+	@echo '  换用 text2vec / text2vec:  HF_HUB_OFFLINE=0 $(BIN)/zhiwen models pull text2vec-base-chinese'
+	@echo '                             $(BIN)/zhiwen index data/docs --kb demo-text2vec'
+	@echo '  启用 ChatGLM3 / ChatGLM3:  HF_HUB_OFFLINE=0 $(BIN)/zhiwen models pull chatglm3-6b'
+	@echo '                             见 / see docs/switch-models.md'
+
+ui: $(VENV)/.base
+	$(BIN)/zhiwen ui
+
+test: $(VENV)/.test browser
+	$(BIN)/python -m pytest -m "not gpu" -n 2
+
+check: $(VENV)/.test
 	$(BIN)/ruff format --check kb rag finetune ui tests data
 	$(BIN)/ruff check kb rag finetune ui tests data
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -m "not slow and not gpu and not browser" -n 2
 
-test: $(VENV)/.test
-	$(BIN)/python -m pytest -m "not gpu" -n 2
-
-test-gpu:
+test-gpu: $(VENV)/.test
 	$(BIN)/python -m pytest -m gpu
+
+# One after the other: two at once would measure each other.
+bench: $(VENV)/.test
+	$(BIN)/python -m pip install -q -c constraints.txt -e '.[ocr,test,bench]'
+	@failed=''; for file in $$(ls tests/bench/*.py 2>/dev/null | grep -v '/_'); do \
+	  echo "== $$file"; PYTHONPATH=. $(BIN)/python $$file || failed="$$failed $$file"; \
+	done; test -z "$$failed" || { echo "failed:$$failed"; exit 1; }
+
+# Tests in a real browser need chromium and a Chinese font; where neither is nor may be installed they are skipped.
+browser:
+	@if command -v chromium >/dev/null || command -v chromium-browser >/dev/null || command -v google-chrome >/dev/null; then :; \
+	elif [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	  { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq chromium fonts-wqy-microhei >/dev/null; } \
+	    || echo 'chromium could not be installed: the browser tests are skipped'; \
+	else echo 'chromium is not here: the browser tests are skipped (Debian: apt-get install chromium fonts-wqy-microhei)'; fi
+
+clean:
+	rm -rf $(VENV) build .pytest_cache .mypy_cache .ruff_cache *.egg-info

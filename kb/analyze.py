@@ -42,6 +42,15 @@ def to_simplified(text: str) -> str:
     return text if text.isascii() else text.translate(_table())
 
 
+def plain_character(character: str) -> str:
+    """A radical that stands for a character becomes that character; everything else stays (NFC)."""
+    if "\u2f00" <= character <= "\u2fdf":
+        return unicodedata.normalize("NFKC", character)
+    if "\u2e80" <= character <= "\u2eff":
+        return character.translate(_RADICALS)
+    return character
+
+
 @functools.lru_cache(maxsize=4096)
 def fold(text: str) -> str:
     """NFKC, lower case, simplified. The length may change."""

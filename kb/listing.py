@@ -61,7 +61,9 @@ def stat_text(about: os.stat_result) -> str:
     return f"{about.st_size}:{about.st_mtime_ns}:{about.st_ctime_ns}:{about.st_ino}"
 
 
-def _walk(folder: Path, prefix: str, listing: Listing, seen: set[str]) -> Iterator[tuple[os.DirEntry[str], str]]:
+def _walk(
+    folder: Path, prefix: str, listing: Listing, seen: set[str]
+) -> Iterator[tuple[os.DirEntry[str], str]]:
     try:
         with os.scandir(folder) as entries:
             ordered = sorted(entries, key=lambda e: e.name)

@@ -130,10 +130,14 @@ def _pump(stream: IO[bytes] | None, answers: queue.Queue[bytes]) -> None:
 
 def _loaded(path: Path, answer: dict[str, Any]) -> LoadedFile:
     pages = tuple(
-        Page(**{**page, "blocks": tuple(Block(*b) for b in page["blocks"]), "reasons": tuple(page["reasons"])})
+        Page(
+            **{**page, "blocks": tuple(Block(*b) for b in page["blocks"]), "reasons": tuple(page["reasons"])}
+        )
         for page in answer["pages"]
     )
-    return LoadedFile(path, answer["kind"], pages, answer["title"], answer["encoding"], tuple(answer["notes"]))
+    return LoadedFile(
+        path, answer["kind"], pages, answer["title"], answer["encoding"], tuple(answer["notes"])
+    )
 
 
 def _as_json(loaded: LoadedFile) -> dict[str, Any]:

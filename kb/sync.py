@@ -278,8 +278,10 @@ class _Run:
         try:
             for change, loaded in zip(self.work, found, strict=True):
                 digest = self.planned.digests[change.name]
-                yield self._failed(change, digest, loaded) if isinstance(loaded, LoadError) else self._split(
-                    change, digest, loaded
+                yield (
+                    self._failed(change, digest, loaded)
+                    if isinstance(loaded, LoadError)
+                    else self._split(change, digest, loaded)
                 )
         finally:
             found.close()  # type: ignore[attr-defined]

@@ -14,9 +14,36 @@ from ui.text import pick, set_language
 
 COMMANDS: dict[str, tuple[str, str]] = {
     # name: (Chinese, English); the module is ui.commands.<name>
+    "index": ("把文件夹编入知识库（只处理变化的文件）", "mirror a folder into a knowledge base"),
+    "ask": ("提问，得到带出处的回答", "ask a question, get an answer with citations"),
+    "chat": ("连续对话", "a conversation, with follow-up questions"),
+    "search": ("检索，看每一条为何入选", "search, and see why each hit was found"),
+    "kb": ("管理知识库：list、show、check、repair、rm", "knowledge bases: list, show, check, repair, rm"),
+    "calibrate": ("重新标定拒答阈值", "measure again when to refuse"),
+    "evaluate": ("评测检索效果", "measure retrieval on questions with known places"),
+    "persona": ("角色设定：list、show、set、rm", "role descriptions: list, show, set, rm"),
+    "serve": ("以 OpenAI 接口提供本机的模型", "serve the local model over the OpenAI protocol"),
     "settings": ("查看与修改设置", "show and change settings"),
+    "doctor": ("检查环境，逐条告诉怎么办", "check this machine, with what to do"),
 }
 """In the order in which help lists them. A command of two words (`kb list`) is one module with its own subparsers."""
+
+
+class HelpFormatter(argparse.RawDescriptionHelpFormatter):
+    """Names and their meaning side by side."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, max_help_position=30)
+        self._action_max_length = 12  # argparse forgets how far subcommands are indented
+
+
+def in_language(parser: argparse.ArgumentParser) -> None:
+    """The headings of argparse in the language in force."""
+    parser._positionals.title = pick("参数", "arguments")
+    parser._optionals.title = pick("选项", "options")
+    for action in parser._actions:
+        if action.dest == "help":
+            action.help = pick("显示帮助", "show this help")
 
 
 def build_parser(only: str | None = None) -> argparse.ArgumentParser:
@@ -26,19 +53,23 @@ def build_parser(only: str | None = None) -> argparse.ArgumentParser:
         description=pick(
             "知问：向自己的文档提问，回答带可核对的出处", "zhiwen: ask your own documents, with citations"
         ),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=HelpFormatter,
         epilog=pick(
             "例：zhiwen index data/docs && zhiwen ask 年假有几天？", "example: zhiwen ask 年假有几天？"
         ),
     )
-    subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    in_language(parser)
+    subparsers = parser.add_subparsers(
+        title=pick("命令", "commands"), dest="command", metavar=pick("命令", "COMMAND"), required=True
+    )
     for name, (chinese, english) in COMMANDS.items():
         sub = subparsers.add_parser(
             name,
             help=pick(chinese, english),
             description=pick(chinese, english),
-            formatter_class=argparse.RawDescriptionHelpFormatter,
+            formatter_class=HelpFormatter,
         )
+        in_language(sub)
         if only is None or only == name:
             importlib.import_module(f"ui.commands.{name}").add_arguments(sub)
     return parser

@@ -52,7 +52,7 @@ class EmbedderSettings:
     metric: str = option("cosine", "距离", "how vectors are compared", choices=("cosine", "ip", "l2"))
     device: str = option("", "cpu、cuda、cuda:0；空：自动", "cpu, cuda, cuda:0; empty: automatic")
     dtype: str = option(
-        "", "精度；空：自动", "precision; empty: automatic", choices=("", "fp32", "bf16", "fp16", "int8")
+        "", "精度；空：自动", "precision; empty: automatic", choices=("", "float32", "bfloat16", "float16")
     )
 
 

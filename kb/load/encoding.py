@@ -142,7 +142,9 @@ def _try(data: bytes, encoding: str) -> tuple[float, str, str, int] | None:
         return None
     common = _common("gb18030" if encoding == "gb18030" else "big5")
     everyday = sum(c in _EVERYDAY for c in wide) / len(wide)
-    usual = sum(c in common or unicodedata.category(c)[0] == "P" or "\uff00" <= c <= "\uffef" for c in wide) / len(wide)
+    usual = sum(
+        c in common or unicodedata.category(c)[0] == "P" or "\uff00" <= c <= "\uffef" for c in wide
+    ) / len(wide)
     if encoding == "shift_jis":
         usual = sum("\u3040" <= c <= "\u30ff" for c in wide) / len(wide)
         everyday = usual

@@ -40,10 +40,19 @@ ADVICE: dict[str, tuple[str, str]] = {
         "a font has no character map, the text may be garbage: export the PDF again, or use OCR",
     ),
     "mojibake": ("文字像是乱码：请检查编码或另存为 UTF-8", "the text looks garbled: save the file as UTF-8"),
-    "guessed-encoding": ("编码是猜的：如有乱码请另存为 UTF-8", "the encoding is a guess: if it is wrong, save as UTF-8"),
-    "second-opinion": ("两个解析器结果不同，已取较好的一个", "two parsers disagreed, the better one was taken"),
+    "guessed-encoding": (
+        "编码是猜的：如有乱码请另存为 UTF-8",
+        "the encoding is a guess: if it is wrong, save as UTF-8",
+    ),
+    "second-opinion": (
+        "两个解析器结果不同，已取较好的一个",
+        "two parsers disagreed, the better one was taken",
+    ),
     "empty": ("没有文字", "there is no text"),
-    "unlisted-folder": ("文件夹无法列出：请检查权限", "the folder could not be listed: check its permissions"),
+    "unlisted-folder": (
+        "文件夹无法列出：请检查权限",
+        "the folder could not be listed: check its permissions",
+    ),
     "page-failed": ("这一页无法解析", "the page could not be parsed"),
     "too-long": ("文字过多，已截断", "too much text: it was cut off"),
 }
@@ -66,7 +75,10 @@ def check_zip(path: Path, limits: LoadLimits) -> None:
             zh=f"{shown(path)} 已损坏或与后缀不符（{error}）。请打开后重新另存。",
         ) from error
     total = sum(m.file_size for m in members)
-    bomb = any(m.file_size > 10 * 1024**2 and m.file_size > limits.max_ratio * max(1, m.compress_size) for m in members)
+    bomb = any(
+        m.file_size > 10 * 1024**2 and m.file_size > limits.max_ratio * max(1, m.compress_size)
+        for m in members
+    )
     if total > limits.max_unpacked or bomb or len(members) > 100_000:
         raise LimitError(
             f"{shown(path)} would unpack to {total:,} bytes: it looks like a zip bomb and was not opened.",

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from kb.split.config import SplitConfig
-from kb.split.passages import Draft
+from kb.split.passages import Draft, Part
 from kb.split.sentences import grouped, sentence_spans
 from kb.types import ChunkSpan, Passage, TokenCounter
 
@@ -22,6 +22,7 @@ class _Segment:
     start: int
     end: int
     header: str
+    path: tuple[str, ...]
 
 
 class _Prefixes:
@@ -73,7 +74,7 @@ def chunked(drafts: Sequence[Draft], *, counter: TokenCounter, config: SplitConf
     runs: dict[tuple[int, int], tuple[list[_Segment], list[int]]] = {}
     group = 0
     for at, (segment, count) in enumerate(zip(segments, counts, strict=True)):
-        if at and (segment.draft, segment.header) != (segments[at - 1].draft, segments[at - 1].header):
+        if at and _key(segment) != _key(segments[at - 1]):
             group += 1
         members, sizes = runs.setdefault((segment.draft, group), ([], []))
         members.append(segment)
@@ -81,29 +82,38 @@ def chunked(drafts: Sequence[Draft], *, counter: TokenCounter, config: SplitConf
     chunks: list[list[ChunkSpan]] = [[] for _ in drafts]
     for (at, _), (members, sizes) in runs.items():
         draft = drafts[at]
-        prefix, taken = prefixes.of(draft.headings, members[0].header)
+        prefix, taken = prefixes.of(members[0].path, members[0].header)
         spans, amounts = _fitting(draft.text, members, sizes, limit=budget - taken, counter=counter)
         for start, end in grouped(spans, amounts, limit=budget - taken):
-            if (
-                chunk := _chunk(draft, start, end, header=members[0].header, prefix=prefix, prefixes=prefixes)
-            ) is not None:
-                chunks[at].append(chunk)
+            if draft.text[start:end].strip():
+                chunks[at].append(
+                    _chunk(draft.text, start, end, of=members[0], prefix=prefix, prefixes=prefixes)
+                )
     bounded = _bounded(drafts, chunks, counter=counter, limit=budget)
     return [Passage(d.text, d.headings, d.spans, tuple(c)) for d, c in zip(drafts, bounded, strict=True)]
 
 
 def _segments(at: int, draft: Draft) -> list[_Segment]:
     """Sentences of text, whole rows and lines; each goes on to the next one's beginning."""
-    found: list[tuple[int, int, str]] = []
-    for part in draft.parts:
-        spans = (
-            [(part.start, part.end)]
-            if part.kind != "text"
-            else sentence_spans(draft.text, part.start, part.end)
-        )
-        found.extend((start, end, part.header) for start, end in spans)
+    found: list[tuple[int, int, Part]] = []
+    below: Part | None = None
+    for part in reversed(draft.parts):
+        below = part if below is None or part.kind != "heading" else below  # a heading goes with what follows
+        spans = [(part.start, part.end)]
+        if part.kind == "text":
+            spans = sentence_spans(draft.text, part.start, part.end)
+        found.extend((start, end, below) for start, end in reversed(spans))
+    found.reverse()
     ends = [start for start, _, _ in found[1:]] + [len(draft.text)]
-    return [_Segment(at, start, end, header) for (start, _, header), end in zip(found, ends, strict=True)]
+    return [
+        _Segment(at, start, end, part.header, part.path)
+        for (start, _, part), end in zip(found, ends, strict=True)
+    ]
+
+
+def _key(segment: _Segment) -> tuple[int, str, tuple[str, ...]]:
+    """Chunks hold segments of one passage, one table or none, one section."""
+    return segment.draft, segment.header, segment.path
 
 
 def _fitting(
@@ -139,19 +149,15 @@ def _cut(text: str, start: int, end: int, *, limit: int, counter: TokenCounter) 
     return pieces
 
 
-def _chunk(
-    draft: Draft, start: int, end: int, *, header: str, prefix: str, prefixes: _Prefixes
-) -> ChunkSpan | None:
+def _chunk(text: str, start: int, end: int, *, of: _Segment, prefix: str, prefixes: _Prefixes) -> ChunkSpan:
     """A chunk without white space at its ends; headings and header that it holds itself are not said twice."""
-    body = draft.text[start:end]
+    body = text[start:end]
     start += len(body) - len(body.lstrip())
     body = body.strip()
-    if not body:
-        return None
     if prefix:
-        outside = tuple(name for name in draft.headings if name not in body)
-        if len(outside) < len(draft.headings) or (header and header in body):
-            prefix, _ = prefixes.of(outside, "" if header and header in body else header)
+        outside = tuple(name for name in of.path if name not in body)
+        header = "" if of.header in body else of.header
+        prefix, _ = prefixes.of(outside, header)
     return ChunkSpan(start, start + len(body), prefix + body)
 
 

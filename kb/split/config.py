@@ -11,7 +11,7 @@ from kb.errors import SettingsError
 class SplitConfig:
     """Lengths of passages in characters, of chunks in the embedder's tokens."""
 
-    min_chars: int = 120
+    min_chars: int = 80
     """A passage shorter than this takes in the next section, if that stands beside it or under it."""
     target_chars: int = 400
     """A passage is closed at the paragraph that brings it here."""

@@ -19,6 +19,8 @@ class Part:
     end: int
     kind: UnitKind
     header: str
+    path: tuple[str, ...]
+    """Headings above it; the passage's own are what all its parts share."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +49,8 @@ def pack(units: Sequence[Unit], *, config: SplitConfig) -> list[Draft]:
             drafts.append(_draft(current[:keep]))
         current = current[keep:]
 
-    for unit in units:
+    lasts = _section_ends(units)
+    for unit, last in zip(units, lasts, strict=True):
         if unit.kind == "heading":
             if _has_body(current) and not _takes_in(current, unit, config=config):
                 close()
@@ -55,9 +58,8 @@ def pack(units: Sequence[Unit], *, config: SplitConfig) -> list[Draft]:
                 close()
             current.append(unit)
             continue
-        if _has_body(current) and (
-            _size(current) >= config.target_chars or _size([*current, unit]) > config.max_chars
-        ):
+        full = _size(current) >= config.target_chars and _size([*current, last]) > config.max_chars
+        if _has_body(current) and (full or _size([*current, unit]) > config.max_chars):
             close()
         room = config.max_chars - (_size([*current, replace(unit, end=unit.start)]) if current else 0)
         for piece in _pieces(unit, room=room, config=config):
@@ -67,6 +69,14 @@ def pack(units: Sequence[Unit], *, config: SplitConfig) -> list[Draft]:
     while current:
         close()
     return drafts
+
+
+def _section_ends(units: Sequence[Unit]) -> list[Unit]:
+    """For each unit the last one before the next heading: a short rest of a section is not left alone."""
+    ends: list[Unit] = []
+    for at in range(len(units) - 1, -1, -1):
+        ends.append(units[at] if not ends or units[at + 1].kind == "heading" else ends[-1])
+    return ends[::-1]
 
 
 def _has_body(units: Sequence[Unit]) -> bool:
@@ -146,7 +156,9 @@ def _draft(units: Sequence[Unit]) -> Draft:
             text += _joint(text, page.text[start:end], run[0].kind)
         spans.append(Span(page.number, start, end, len(text)))
         shift = len(text) - start
-        parts.extend(Part(unit.start + shift, unit.end + shift, unit.kind, unit.header) for unit in run)
+        parts.extend(
+            Part(unit.start + shift, unit.end + shift, unit.kind, unit.header, unit.path) for unit in run
+        )
         text += page.text[start:end]
         before = page
     paths = [unit.path for unit in units if unit.kind != "heading"] or [unit.path for unit in units]

@@ -1,0 +1,1 @@
+"""Training data: registry, readers and writers of every format, checks, conversion."""

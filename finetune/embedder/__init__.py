@@ -1,0 +1,1 @@
+"""The small Chinese embedder that ships with zhiwen: its vocabulary, its training, its scores (docs/shipped-embedder.md)."""

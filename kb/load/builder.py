@@ -1,0 +1,65 @@
+"""Collect the blocks of a page in order, with their places in its text."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from kb.load.encoding import clean
+from kb.types import Block, BlockKind, Page, Verdict
+
+
+class PageBuilder:
+    """Append headings, paragraphs and tables; `page` gives the finished page."""
+
+    def __init__(self) -> None:
+        self._parts: list[str] = []
+        self._length = 0
+        self._blocks: list[Block] = []
+
+    @property
+    def length(self) -> int:
+        """Characters so far."""
+        return self._length
+
+    def add(self, kind: BlockKind, text: str, *, level: int = 0, header: str = "") -> None:
+        """One block; nothing if the text is blank. Blocks stand a blank line apart."""
+        text = clean(text).strip("\n").rstrip()
+        if not text.strip():
+            return
+        if self._parts:
+            self._parts.append("\n\n")
+            self._length += 2
+        self._blocks.append(Block(kind, self._length, self._length + len(text), level, header))
+        self._parts.append(text)
+        self._length += len(text)
+
+    def table(self, rows: Sequence[Sequence[str]]) -> None:
+        """Rows of cells; the first one that has text in most columns is the header."""
+        tidy = [[" ".join(clean(cell).split()) for cell in row] for row in rows]
+        tidy = [row for row in tidy if any(row)]
+        if not tidy:
+            return
+        width = max(len(row) for row in tidy)
+        lines = [" | ".join(row + [""] * (width - len(row))) for row in tidy]
+        header = next(
+            (line for row, line in zip(tidy, lines, strict=True) if 2 * sum(map(bool, row)) > width), ""
+        )
+        if width == 1 or len(lines) == 1:
+            self.add("table" if width > 1 else "text", "\n".join(lines))
+        else:
+            self.add("table", "\n".join(lines), header=header if header else lines[0])
+
+    def page(
+        self,
+        number: int,
+        *,
+        label: str = "",
+        verdict: Verdict = "ok",
+        reasons: Sequence[str] = (),
+        ocr: bool = False,
+    ) -> Page:
+        """A page without text is "failed" with the reason "empty", unless reasons are given."""
+        text = "".join(self._parts)
+        if not text and verdict == "ok":
+            verdict, reasons = "failed", tuple(reasons) or ("empty",)
+        return Page(number, text, tuple(self._blocks), clean(label), verdict, tuple(reasons), ocr)

@@ -1,0 +1,108 @@
+"""The command line as a whole: help, speed, language, exit codes, safe output."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT
+from ui.cli import COMMANDS, build_parser, main
+from ui.table import clip, safe, table, width
+from ui.text import set_language
+
+
+def zhiwen(*arguments: str, home: Path, **env: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "ui", *arguments],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env={**os.environ, "ZHIWEN_HOME": str(home), **env},
+        timeout=120,
+        check=False,
+    )
+
+
+def test_help_is_instant(home: Path) -> None:
+    spent = []
+    for _ in range(3):
+        began = time.monotonic()
+        done = zhiwen("--help", home=home)
+        spent.append(time.monotonic() - began)
+    assert done.returncode == 0 and all(name in done.stdout for name in COMMANDS)
+    assert min(spent) < 1.0, "wanted: under 0.3 s on a quiet machine"
+
+
+def test_help_imports_nothing_but_us() -> None:
+    code = "import sys; from ui.cli import build_parser; build_parser('').format_help(); print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
+    assert not {"numpy", "torch", "rich", "faiss", "kb.store"} & set(done.stdout.split())
+
+
+@pytest.mark.parametrize("name", list(COMMANDS))
+@pytest.mark.parametrize("language", ["zh", "en"])
+def test_every_command_has_help_that_ends_with_an_example(
+    name: str, language: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    set_language("en" if language == "en" else "zh")
+    try:
+        with pytest.raises(SystemExit) as done:
+            build_parser(name).parse_args([name, "--help"])
+    finally:
+        set_language("zh")
+    text = capsys.readouterr().out.rstrip()
+    assert done.value.code == 0
+    assert text.splitlines()[-1].strip().startswith("zhiwen " + name), "the last line is an example"
+
+
+def test_language_of_the_settings_file(home: Path) -> None:
+    (home / "zhiwen.toml").write_text('language = "en"\n')
+    assert "ask your own documents" in zhiwen("--help", home=home, ZHIWEN_LANG="").stdout
+    assert "向自己的文档提问" in zhiwen("--help", home=home, ZHIWEN_LANG="zh").stdout
+
+
+def test_errors_are_one_sentence_in_the_language_in_force(
+    home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["settings", "set", "search.mode", "both"]) == 1
+    assert "允许" in capsys.readouterr().err
+    set_language("en")
+    try:
+        assert main(["settings", "set", "search.mode", "both"]) == 1
+    finally:
+        set_language("zh")
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and "Allowed" in error and "Traceback" not in error
+
+
+def test_wrong_usage_is_exit_code_2(capsys: pytest.CaptureFixture[str]) -> None:
+    for arguments in ([], ["nonsense"], ["kb", "explode"], ["search"]):
+        with pytest.raises(SystemExit) as done:
+            main(arguments)
+        assert done.value.code == 2
+    capsys.readouterr()
+
+
+def test_closed_pipe_is_quiet(home: Path) -> None:
+    line = f"{sys.executable} -m ui settings | head -1"
+    done = subprocess.run(
+        ["bash", "-c", f"set -o pipefail; {line}"],
+        capture_output=True, text=True, cwd=ROOT, env={**os.environ, "ZHIWEN_HOME": str(home)}, check=False,
+    )  # fmt: skip
+    assert "Traceback" not in done.stderr and "BrokenPipe" not in done.stderr
+
+
+def test_names_cannot_move_the_cursor() -> None:
+    assert safe("a\x1b[2Jb\nc\u202ed.pdf") == "a�[2Jb c�d.pdf"
+    assert "\x1b" not in table(["name"], [["evil\x1b]0;x\x07.pdf"]])
+
+
+def test_columns_line_up_with_chinese() -> None:
+    lines = table(["名称", "n"], [["手册", "1"], ["abc", "22"]], right=(1,)).splitlines()
+    assert {width(line) for line in lines} == {8}
+    assert clip("知识库的名字很长", 9) == "知识库的…" and width(clip("知识库的名字很长", 9)) <= 9
