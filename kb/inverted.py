@@ -11,10 +11,39 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kb.types import Metric
+from kb.exact import score
+from kb.types import Metric, Vectors
 
 SAMPLE_QUERIES = 200
 BATCH = 65536
+
+
+class _Rows:
+    """The vectors of a file, read as they are needed: mapping it would count as resident memory."""
+
+    def __init__(self, path: Path, dimensions: int) -> None:
+        self._path, self._dimensions = path, dimensions
+        self._count = path.stat().st_size // (2 * dimensions)
+
+    def __len__(self) -> int:
+        return self._count
+
+    def slice(self, start: int) -> Vectors:
+        """BATCH rows at most. *Shape:* (n, dimensions)."""
+        wide = self._dimensions
+        found = np.fromfile(self._path, dtype=np.float16, count=BATCH * wide, offset=2 * start * wide)
+        return found.reshape(-1, wide).astype(np.float32)
+
+    def at(self, places: NDArray[np.int64]) -> Vectors:
+        """Rows by position. *Shape:* (len(places), dimensions)."""
+        size = 2 * self._dimensions
+        with self._path.open("rb") as file:
+            parts = []
+            for place in places:
+                file.seek(int(place) * size)
+                parts.append(file.read(size))
+        found = np.frombuffer(b"".join(parts), dtype=np.float16)
+        return found.reshape(len(places), self._dimensions).astype(np.float32)
 
 
 def build_inverted(
@@ -34,7 +63,7 @@ def build_inverted(
     """
     import faiss
 
-    rows = np.memmap(rows_path, dtype=np.float16, mode="r").reshape(-1, dimensions)
+    rows = _Rows(rows_path, dimensions)
     count = len(rows)
     lists = max(64, min(2048, int(2 * math.sqrt(count))))
     draw = np.random.default_rng(seed)
@@ -48,9 +77,9 @@ def build_inverted(
     index.cp.seed = seed + 1
     sample = np.sort(draw.choice(count, min(count, lists * 48), replace=False))
     say(f"training {lists} lists on {len(sample):,} vectors")
-    index.train(np.asarray(rows[sample], dtype=np.float32))
+    index.train(rows.at(sample))
     for start in range(0, count, BATCH):
-        index.add(np.asarray(rows[start : start + BATCH], dtype=np.float32))
+        index.add(rows.slice(start))
         say(f"{min(start + BATCH, count):,} of {count:,} vectors indexed")
     probes, recall = _tune(index, rows, metric, goal, draw)
     say(f"{probes} of {lists} lists give recall@10 {recall:.3f}")
@@ -62,12 +91,12 @@ def build_inverted(
 
 
 def _tune(
-    index: Any, rows: NDArray[np.float16], metric: Metric, goal: float, draw: np.random.Generator
+    index: Any, rows: _Rows, metric: Metric, goal: float, draw: np.random.Generator
 ) -> tuple[int, float]:
-    from kb.vectors import RESCORE, score
+    from kb.vectors import RESCORE
 
     chosen = np.sort(draw.choice(len(rows), min(len(rows), SAMPLE_QUERIES), replace=False))
-    queries = np.asarray(rows[chosen], dtype=np.float32)
+    queries = rows.at(chosen)
     spread = np.linalg.norm(queries, axis=1, keepdims=True) / math.sqrt(queries.shape[1])
     queries = queries + 0.5 * spread * draw.standard_normal(queries.shape).astype(np.float32)
     if metric == "cosine":
@@ -81,7 +110,7 @@ def _tune(
         hits = 0
         for number, row in enumerate(places):
             row = row[row >= 0]
-            exact = score(queries[number : number + 1], np.asarray(rows[row], dtype=np.float32), metric)[0]
+            exact = score(queries[number : number + 1], rows.at(row), metric)[0]
             best = row[np.argsort(-exact, kind="stable")[:10]]
             hits += len(set(best.tolist()) & truth[number])
         recall = hits / sum(len(t) for t in truth)
@@ -90,14 +119,12 @@ def _tune(
     return probes, recall
 
 
-def _exact(rows: NDArray[np.float16], queries: NDArray[np.float32], metric: Metric) -> list[set[int]]:
+def _exact(rows: _Rows, queries: NDArray[np.float32], metric: Metric) -> list[set[int]]:
     """The ten nearest rows of each query, all rows compared."""
-    from kb.vectors import score
-
     ids = np.empty((len(queries), 0), dtype=np.int64)
     best = np.empty((len(queries), 0), dtype=np.float32)
     for start in range(0, len(rows), BATCH):
-        scores = score(queries, np.asarray(rows[start : start + BATCH], dtype=np.float32), metric)
+        scores = score(queries, rows.slice(start), metric)
         top = np.argpartition(-scores, min(10, scores.shape[1] - 1), axis=1)[:, :10]
         ids = np.concatenate([ids, top + start], axis=1)
         best = np.concatenate([best, np.take_along_axis(scores, top, 1)], axis=1)

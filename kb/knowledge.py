@@ -3,22 +3,30 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import secrets
 import shutil
 import threading
-from collections.abc import Callable
+import unicodedata
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from kb.errors import EmbedderMismatch, KnowledgeBaseError, KnowledgeBaseNotFound
+from kb.errors import EmbedderMismatch, KnowledgeBaseBusy, KnowledgeBaseError, KnowledgeBaseNotFound
 from kb.lexical import LexicalIndex, open_lexical, refresh_lexical
-from kb.lock import write_lock
+from kb.lock import holder, is_locked, write_lock
 from kb.store import Store
 from kb.types import Embedder, Metric
-from kb.vectors import VectorIndex, open_vectors, read_manifest, refresh_vectors
+from kb.vectors import LayeredIndex, Space, VectorIndex, open_vectors, refresh_vectors
+
+if TYPE_CHECKING:
+    from kb.check import Check
 
 _NAME = re.compile(r"[^\W_][\w .-]{0,63}")
+_CONTROL = ("Cc", "Cf", "Cs", "Zl", "Zp")
+"""Unicode categories that a file name must not have."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,18 +41,6 @@ class EmbedderRecord:
     """What opens it again, see `kb.embed.EmbedderConfig`."""
 
 
-@dataclass(frozen=True, slots=True)
-class Check:
-    """What `check` found; no problem: everything is as it should be."""
-
-    problems: tuple[str, ...]
-    """Codes with details: "sqlite: ...", "vectors-missing: 3", "orphans: 2", "lexical-stale", "vectors-stale"."""
-
-    @property
-    def ok(self) -> bool:
-        return not self.problems
-
-
 class KnowledgeBase:
     """Open one with `open`, make one with `create`. Safe to search from several threads."""
 
@@ -53,7 +49,7 @@ class KnowledgeBase:
         self.name = folder.name
         self.store = Store(folder / "kb.sqlite")
         self._lock = threading.Lock()
-        self._vectors: VectorIndex | None = None
+        self._vectors: LayeredIndex | None = None
         self._lexical: LexicalIndex | None = None
 
     # -------------------------------------------------------------- making and finding
@@ -67,16 +63,15 @@ class KnowledgeBase:
         Raises EmbedderMismatch if it was built with another, KnowledgeBaseError for a bad name.
         """
         folder = home / "kb" / check_name(name)
-        fresh = not (folder / "kb.sqlite").exists()
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         Store(folder / "kb.sqlite", create=True).close()
         opened = cls(folder)
-        if fresh or not opened.store.meta("embedder"):
+        if not opened.store.meta("embedder"):
             record = EmbedderRecord(
                 embedder.name, embedder.fingerprint, embedder.dimensions, embedder.metric, config or {}
             )
-            opened.store.set_meta("embedder", embedder.fingerprint)
             opened.store.set_meta("embedder_record", json.dumps(asdict(record), ensure_ascii=False))
+            opened.store.set_meta("embedder", embedder.fingerprint)
         opened.require(embedder)
         return opened
 
@@ -94,11 +89,34 @@ class KnowledgeBase:
             )
         return cls(folder)
 
+    @classmethod
+    def list_all(cls, home: Path) -> list[KnowledgeBase]:
+        """All of this home, by name; one that cannot be opened raises KnowledgeBaseError (see `names`)."""
+        return [cls(home / "kb" / name) for name in names(home)]
+
     def remove(self) -> None:
-        """Delete it with all its files; raises KnowledgeBaseBusy while it is being written."""
+        """Delete it with all its files; raises KnowledgeBaseBusy while it is being written.
+
+        It is gone at once, under a name that nobody lists; then its files are deleted.
+        """
         with write_lock(self.folder / "lock", purpose="remove"):
             self.store.close()
-        shutil.rmtree(self.folder)
+            grave = self.folder.with_name(f".{self.name}.{secrets.token_hex(4)}.removed")
+            os.replace(self.folder, grave)
+        for leftover in [grave, *self.folder.parent.glob(".*.removed")]:
+            shutil.rmtree(leftover, ignore_errors=True)
+
+    def close(self) -> None:
+        """Close this thread's connection and forget the open caches."""
+        with self._lock:
+            self._vectors = self._lexical = None
+        self.store.close()
+
+    @property
+    def writer(self) -> dict[str, object]:
+        """pid, host, since, purpose of the process that is writing; empty if none is."""
+        path = self.folder / "lock"
+        return holder(path) if is_locked(path) else {}
 
     # -------------------------------------------------------------- what it knows of itself
 
@@ -117,6 +135,11 @@ class KnowledgeBase:
                 zh=f"知识库 {self.name!r} 是用 {record.name}（{record.dimensions} 维，{record.fingerprint[:12]}）建的，"
                 f"不是 {embedder.name}（{embedder.fingerprint[:12]}）。请改用前者，或用 --kb 另建一个知识库。",
             )
+
+    @property
+    def space(self) -> Space:
+        record = self.embedder_record
+        return Space(record.fingerprint, record.metric, record.dimensions)
 
     @property
     def source(self) -> Path | None:
@@ -140,33 +163,31 @@ class KnowledgeBase:
     # -------------------------------------------------------------- caches
 
     def vectors(self) -> VectorIndex:
-        """The dense index of the present generation."""
+        """The dense index of the present generation. One that you hold stays as it is."""
         with self._lock:
             if self._vectors is None or self._vectors.generation != self.store.generation:
-                record = self.embedder_record
                 self._vectors = open_vectors(
-                    self.folder / "vectors",
-                    self.store,
-                    embedder=record.fingerprint,
-                    metric=record.metric,
-                    dimensions=record.dimensions,
+                    self.folder / "vectors", self.store, space=self.space, previous=self._vectors
                 )
             return self._vectors
 
     def lexical(self) -> LexicalIndex:
-        """The lexical index of the present generation; if it is behind and nobody is writing, it is brought up."""
+        """The lexical index; if it is behind and nobody is writing, it is brought up to the store first.
+
+        While somebody writes it may be behind by what was written in the last half minute (see `kb.sync`): its ids
+        may be gone from the store, so look them up with `store.chunks_by_id`.
+        """
+        folder = self.folder / "lexical"
         with self._lock:
             if self._lexical is not None and self._lexical.generation == self.store.generation:
                 return self._lexical
-            found = open_lexical(self.folder / "lexical", self.store)
+            found = open_lexical(folder, self.store)
             if found is None or found.generation != self.store.generation:
-                from kb.errors import KnowledgeBaseBusy
-
                 try:
                     with write_lock(self.folder / "lock", wait=0 if found else 30, purpose="refresh"):
-                        refresh_lexical(self.folder / "lexical", self.store)
-                    found = open_lexical(self.folder / "lexical", self.store)
-                except KnowledgeBaseBusy:
+                        refresh_lexical(folder, self.store)
+                    found = open_lexical(folder, self.store)
+                except (KnowledgeBaseBusy, PermissionError):
                     if found is None:
                         raise
             if found is None:
@@ -179,76 +200,66 @@ class KnowledgeBase:
 
     def refresh_caches(self, *, say: Callable[[str], None] = lambda line: None) -> None:
         """Bring both caches to the store's generation; the caller holds the write lock."""
-        record = self.embedder_record
+        self.store.settle()
         refresh_lexical(self.folder / "lexical", self.store)
-        refresh_vectors(
-            self.folder / "vectors",
-            self.store,
-            embedder=record.fingerprint,
-            metric=record.metric,
-            dimensions=record.dimensions,
-            say=say,
-        )
+        manifest = refresh_vectors(self.folder / "vectors", self.store, space=self.space, say=say)
+        self.store.forget_tombstones(manifest.generation)
+
+    # -------------------------------------------------------------- single documents
+
+    def remove_document(self, name: str, *, wait: float = 10.0) -> bool:
+        """Take a document out; False if there is none of that name.
+
+        An upload's file is deleted with it. A file of a mirrored folder is not ours to delete: while it lies there, the
+        next indexing brings it back.
+        """
+        with write_lock(self.folder / "lock", wait=wait, purpose="remove document"):
+            if self.store.document(name) is None:
+                return False
+            if self.source == self.uploads.resolve():
+                self.upload_path(name).unlink(missing_ok=True)
+            self.store.delete_document(name)
+            self.store.forget_unused_vectors()
+            self.refresh_caches()
+        return True
+
+    def reindex(self, names: Sequence[str], *, wait: float = 10.0) -> list[str]:
+        """Make the next indexing read these documents again; returns those that exist."""
+        with write_lock(self.folder / "lock", wait=wait, purpose="reindex"):
+            return self.store.expire(names)
+
+    def upload_path(self, name: str) -> Path:
+        """Where an uploaded file of that name lies. Raises KnowledgeBaseError if the name would leave the folder."""
+        parts = name.split("/")
+        bad = [
+            p for p in parts if p in ("", ".", "..") or p[0] in ".~" or p[-1] in ". " or len(p.encode()) > 255
+        ]
+        if (
+            bad
+            or len(parts) > 16
+            or any(c in '\\:*?"<>|' or unicodedata.category(c) in _CONTROL for c in name)
+        ):
+            raise KnowledgeBaseError(
+                f'{name!r} cannot be the name of an uploaded file: no \\ : * ? " < > | or control characters, no part '
+                "that begins with '.' or '~', ends with '.' or a blank, or has over 255 bytes.",
+                zh=f'{name!r} 不能作上传文件的名字：不能含 \\ : * ? " < > | 或控制字符，各级名字不能以“.”“~”开头、'
+                "以“.”或空格结尾，也不能超过 255 字节。",
+            )
+        return self.uploads.joinpath(*parts)
 
     # -------------------------------------------------------------- checking and repairing
 
     def check(self) -> Check:
         """Is the database sound, has every chunk its vector, and do the caches open and agree with it?"""
-        problems: list[str] = []
-        connection = self.store.connection
-        verdict = connection.execute("PRAGMA quick_check").fetchone()[0]
-        if verdict != "ok":
-            problems.append(f"sqlite: {verdict}")
-        orphans = connection.execute(
-            "SELECT count(*) FROM chunks WHERE document_id NOT IN (SELECT id FROM documents)"
-            " OR passage_id NOT IN (SELECT id FROM passages)"
-        ).fetchone()[0]
-        if orphans:
-            problems.append(f"orphans: {orphans}")
-        missing = connection.execute(
-            "SELECT count(*) FROM chunks c LEFT JOIN vectors v ON v.embedder = ? AND v.digest = c.digest"
-            " WHERE v.digest IS NULL",
-            (self.embedder_record.fingerprint,),
-        ).fetchone()[0]
-        if missing:
-            problems.append(f"vectors-missing: {missing}")
-        lexical = open_lexical(self.folder / "lexical", self.store)
-        chunks = self.store.counts()["chunks"]
-        if lexical is None:
-            problems += ["lexical-missing"] if chunks else []
-        elif lexical.generation != self.store.generation:
-            problems.append("lexical-stale")
-        elif len(lexical) != chunks:
-            problems.append(f"lexical-count: {len(lexical)}, not {chunks}")
-        manifest = read_manifest(self.folder / "vectors")
-        if manifest is None and chunks:
-            problems.append("vectors-cache-missing")
-        elif len(self.vectors()) != chunks:
-            problems.append(f"vectors-count: {len(self.vectors())}, not {chunks}")
-        return Check(tuple(problems))
+        from kb.check import check
+
+        return check(self)
 
     def repair(self) -> Check:
-        """Make the caches again and delete what belongs to nothing; returns a fresh check.
+        """Make the caches again, delete what belongs to nothing; returns a fresh check. See `kb.check.repair`."""
+        from kb.check import repair
 
-        Chunks without a vector are dropped with their document, so that the next indexing reads it again.
-        """
-        with write_lock(self.folder / "lock", wait=10, purpose="repair"):
-            connection = self.store.connection
-            lost = connection.execute(
-                "SELECT DISTINCT d.name FROM documents d JOIN chunks c ON c.document_id = d.id"
-                " LEFT JOIN vectors v ON v.embedder = ? AND v.digest = c.digest WHERE v.digest IS NULL",
-                (self.embedder_record.fingerprint,),
-            ).fetchall()
-            for (name,) in lost:
-                self.store.delete_document(name)
-            connection.execute("DELETE FROM chunks WHERE document_id NOT IN (SELECT id FROM documents)")
-            connection.execute("DELETE FROM passages WHERE document_id NOT IN (SELECT id FROM documents)")
-            for cache in ("lexical", "vectors"):
-                shutil.rmtree(self.folder / cache, ignore_errors=True)
-            with self._lock:
-                self._vectors = self._lexical = None
-            self.refresh_caches()
-        return self.check()
+        return repair(self)
 
 
 def check_name(name: str) -> str:
@@ -265,4 +276,8 @@ def check_name(name: str) -> str:
 def names(home: Path) -> list[str]:
     """All knowledge bases of this home."""
     root = home / "kb"
-    return sorted(p.name for p in root.iterdir() if (p / "kb.sqlite").is_file()) if root.is_dir() else []
+    return (
+        sorted(p.name for p in root.iterdir() if p.name[0] != "." and (p / "kb.sqlite").is_file())
+        if root.is_dir()
+        else []
+    )

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from kb.analyze import tokens
 from kb.store import Store
 
-VERSION = "1"
+VERSION = "2"
 """Changes when the terms or the schema do: an index of another version is built again."""
+MAX_TERMS = 512
+"""Distinct terms of a question that are looked up; what somebody pastes may be a book."""
 
 
 def _schema() -> Any:
@@ -41,7 +44,7 @@ class LexicalIndex:
         """(chunk id, BM25), best first, at most `k`; empty if no term of the question is in the index."""
         import tantivy
 
-        terms = dict.fromkeys(tokens(question))
+        terms = list(dict.fromkeys(tokens(question[: 8 * MAX_TERMS])))[:MAX_TERMS]
         if not terms or k < 1:
             return []
         schema = self._index.schema
@@ -51,6 +54,35 @@ class LexicalIndex:
         ]
         found = self._searcher.search(tantivy.Query.boolean_query(clauses), k, count=False).hits
         return [(int(self._searcher.doc(address)["id"][0]), float(score)) for score, address in found]
+
+    def scores_of(self, question: str, chunk_ids: Sequence[int]) -> dict[int, float]:
+        """Chunk id -> the same BM25 that `search` gives, for these chunks; those that hold no term are left out."""
+        import tantivy
+
+        terms = dict.fromkeys(tokens(question))
+        if not terms or not chunk_ids:
+            return {}
+        schema, occur = self._index.schema, tantivy.Occur
+        clauses = [
+            (occur.Should, tantivy.Query.term_query(schema, "body", term, index_option="freq"))
+            for term in terms
+        ]
+        these = tantivy.Query.term_set_query(schema, "id", list(chunk_ids))
+        both = [
+            (occur.Must, tantivy.Query.const_score_query(these, 0.0)),
+            (occur.Must, tantivy.Query.boolean_query(clauses)),
+        ]
+        found = self._searcher.search(tantivy.Query.boolean_query(both), len(chunk_ids), count=False).hits
+        return {int(self._searcher.doc(address)["id"][0]): float(score) for score, address in found}
+
+    def rarity(self, terms: Iterable[str]) -> dict[str, float]:
+        """Term -> BM25's inverse document frequency; a term that no chunk holds is rarest."""
+        count = len(self)
+        found = {}
+        for term in terms:
+            held = self._searcher.doc_freq("body", term)
+            found[term] = math.log(1 + (count - held + 0.5) / (held + 0.5))
+        return found
 
 
 def open_lexical(folder: Path, store: Store) -> LexicalIndex | None:
@@ -105,10 +137,9 @@ def _catch_up(folder: Path, store: Store, *, since: int) -> None:
     writer = index.writer(heap_size=64_000_000, num_threads=1)
     for number in store.deleted_since(since):
         writer.delete_documents("id", number)
-    added = list(store.chunks_since(since))
-    for number, _ in added:
+    for number, _ in store.chunks_since(since):
         writer.delete_documents("id", number)
-    _add(writer, added)
+    _add(writer, store.chunks_since(since))
     writer.commit()
     writer.wait_merging_threads()
 
@@ -142,5 +173,8 @@ def _add(writer: Any, chunks: Iterable[tuple[int, str]]) -> None:
 
 def _write_state(folder: Path, generation: int) -> None:
     temporary = folder / "zhiwen.json.part"
-    temporary.write_text(json.dumps({"version": VERSION, "generation": generation}), encoding="utf-8")
+    with temporary.open("w", encoding="utf-8") as out:
+        out.write(json.dumps({"version": VERSION, "generation": generation}))
+        out.flush()
+        os.fsync(out.fileno())
     os.replace(temporary, folder / "zhiwen.json")

@@ -52,6 +52,9 @@ def list_folder(folder: Path, *, limits: LoadLimits) -> Listing:
         if reason:
             listing.skipped.append(PlannedChange("skipped", name, size, reason))
             continue
+        if name in listing.files:
+            listing.skipped.append(PlannedChange("skipped", name, size, "same-name"))
+            continue
         listing.files[name] = FoundFile(name, Path(entry.path), size, stat_text(about))
     return listing
 

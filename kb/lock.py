@@ -11,7 +11,12 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
-from kb.errors import KnowledgeBaseBusy
+from kb.errors import KnowledgeBaseBusy, KnowledgeBaseNotFound
+
+REFRESH_SECONDS = 60.0
+"""A reader that brings a cache up to date is waited for so long, whatever `wait` says: nobody asked it to write."""
+_LOCKED_BYTE = 1 << 30
+"""Windows locks bytes against reading too: one that is not there, so that others can read who holds the lock."""
 
 
 @contextmanager
@@ -20,11 +25,14 @@ def write_lock(path: Path, *, wait: float = 0.0, purpose: str = "index") -> Iter
     path.parent.mkdir(parents=True, exist_ok=True)
     handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
     try:
-        deadline = time.monotonic() + wait
+        began = time.monotonic()
         while not _try_lock(handle):
-            if time.monotonic() >= deadline:
+            patience = max(wait, REFRESH_SECONDS) if holder(path).get("purpose") == "refresh" else wait
+            if time.monotonic() >= began + patience:
                 raise _busy(path)
-            time.sleep(0.1)
+            time.sleep(0.05)
+        if not _same_file(handle, path):
+            raise _removed(path)
         about = {
             "pid": os.getpid(),
             "host": socket.gethostname(),
@@ -32,7 +40,8 @@ def write_lock(path: Path, *, wait: float = 0.0, purpose: str = "index") -> Iter
             "purpose": purpose,
         }
         os.ftruncate(handle, 0)
-        os.pwrite(handle, json.dumps(about).encode(), 0)
+        os.lseek(handle, 0, os.SEEK_SET)
+        os.write(handle, json.dumps(about).encode())
         yield
         os.ftruncate(handle, 0)
     finally:
@@ -43,6 +52,7 @@ def _try_lock(handle: int) -> bool:
     if os.name == "nt":
         import msvcrt
 
+        os.lseek(handle, _LOCKED_BYTE, os.SEEK_SET)
         try:
             msvcrt.locking(handle, msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined, unused-ignore]
         except OSError:
@@ -74,4 +84,31 @@ def _busy(path: Path) -> KnowledgeBaseBusy:
         f"knowledge base {name!r} is being written by process {process} on {host} since {since}. "
         "Wait for it (--wait SECONDS) or stop it.",
         zh=f"知识库 {name!r} 正由进程 {process}（{host}，自 {since}）写入。请等它结束（--wait 秒数）或停止它。",
+    )
+
+
+def is_locked(path: Path) -> bool:
+    """Is somebody writing right now? (What `holder` says may be left over from a crash.)"""
+    if not path.exists():
+        return False
+    handle = os.open(path, os.O_RDWR)
+    try:
+        return not _try_lock(handle)
+    finally:
+        os.close(handle)
+
+
+def _same_file(handle: int, path: Path) -> bool:
+    """Is the file that we locked still the one of that name? It is not if the knowledge base was removed meanwhile."""
+    try:
+        return os.path.samestat(os.fstat(handle), path.stat())
+    except FileNotFoundError:
+        return False
+
+
+def _removed(path: Path) -> KnowledgeBaseNotFound:
+    name = path.parent.name
+    return KnowledgeBaseNotFound(
+        f"knowledge base {name!r} was removed while we waited for it.",
+        zh=f"等待期间，知识库 {name!r} 已被删除。",
     )

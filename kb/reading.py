@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
@@ -25,7 +25,7 @@ AHEAD = 6
 
 def read_files(
     paths: Iterable[Path], *, limits: LoadLimits, ocr: OcrMode = "auto", workers: int = 0
-) -> Iterator[LoadedFile | LoadError]:
+) -> Generator[LoadedFile | LoadError, None, None]:
     """In order, each as a LoadedFile or the error that it caused. `workers` 0: one for each two cores."""
     count = workers or max(1, (os.cpu_count() or 2) // 2)
     local = threading.local()

@@ -1,6 +1,8 @@
 """The tables of kb.sqlite. SQLite is the truth; every other file of a knowledge base can be made again from it."""
 
 SCHEMA_VERSION = 1
+PAGE_BYTES = 16384
+"""A page of the file: ten vectors of 768 dimensions, where 4096 bytes would hold two and waste a quarter."""
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL);
@@ -51,12 +53,13 @@ CREATE INDEX IF NOT EXISTS chunks_passage ON chunks(passage_id);
 CREATE INDEX IF NOT EXISTS chunks_document ON chunks(document_id);
 CREATE INDEX IF NOT EXISTS chunks_generation ON chunks(generation);
 CREATE INDEX IF NOT EXISTS chunks_digest ON chunks(digest);
+CREATE TABLE IF NOT EXISTS embedders (id INTEGER PRIMARY KEY, fingerprint TEXT NOT NULL UNIQUE);
 CREATE TABLE IF NOT EXISTS vectors (
-    embedder TEXT NOT NULL,
+    embedder INTEGER NOT NULL REFERENCES embedders(id),
     digest BLOB NOT NULL,
     vector BLOB NOT NULL,
-    PRIMARY KEY (embedder, digest)
-) WITHOUT ROWID;
+    UNIQUE (embedder, digest)
+);
 CREATE TABLE IF NOT EXISTS tombstones (
     chunk_id INTEGER PRIMARY KEY,
     generation INTEGER NOT NULL

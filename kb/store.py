@@ -5,27 +5,17 @@ from __future__ import annotations
 import hashlib
 import json
 import sqlite3
-import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
 from kb.errors import KnowledgeBaseError
-from kb.schema import SCHEMA, SCHEMA_VERSION
-from kb.types import Chunk, Document, Page, Passage, Span, StoredPassage, Vectors
+from kb.rows import HalfVectors, StoreReader
+from kb.schema import PAGE_BYTES, SCHEMA, SCHEMA_VERSION
+from kb.types import Document, Page, Passage
 
-HalfVectors = NDArray[np.float16]
-
-_DOCUMENT = """SELECT d.id, d.name, d.kind, d.digest, d.size,
-  (SELECT count(*) FROM pages p WHERE p.document_id = d.id),
-  (SELECT count(*) FROM passages p WHERE p.document_id = d.id),
-  (SELECT count(*) FROM chunks c WHERE c.document_id = d.id),
-  d.verdict, d.title, d.encoding, d.notes, d.indexed_at FROM documents d"""
+__all__ = ["HalfVectors", "Store", "text_digest"]
 
 
 def text_digest(text: str) -> bytes:
@@ -33,20 +23,15 @@ def text_digest(text: str) -> bytes:
     return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
 
 
-class Store:
-    """One kb.sqlite. Reading is safe from several threads and never waits for a writer (WAL)."""
+class Store(StoreReader):
+    """One kb.sqlite. Reading (see `StoreReader`) is for everybody, writing for the holder of the write lock."""
 
     def __init__(self, path: Path, *, create: bool = False) -> None:
         if not create and not path.is_file():
             raise KnowledgeBaseError(f"{path} does not exist.", zh=f"{path} 不存在。")
-        self.path = path
-        self._local = threading.local()
-        connection = self.connection
+        super().__init__(path)
         if create:
-            connection.executescript(SCHEMA)
-            connection.execute("INSERT OR IGNORE INTO meta VALUES ('schema', ?)", (str(SCHEMA_VERSION),))
-            connection.execute("INSERT OR IGNORE INTO meta VALUES ('generation', '0')")
-            connection.commit()
+            self._create()
         found = self.meta("schema")
         if found != str(SCHEMA_VERSION):
             raise KnowledgeBaseError(
@@ -54,69 +39,37 @@ class Store:
                 zh=f"{path} 的结构版本是 {found!r}，本版本只能读 {SCHEMA_VERSION}。请重新索引该文件夹。",
             )
 
-    @property
-    def connection(self) -> sqlite3.Connection:
-        """This thread's connection."""
-        existing = getattr(self._local, "connection", None)
-        if existing is None:
-            try:
-                existing = sqlite3.connect(self.path, timeout=30, isolation_level=None)
-                existing.execute("PRAGMA journal_mode = WAL")
-                existing.execute("PRAGMA synchronous = NORMAL")
-                existing.execute("PRAGMA foreign_keys = ON")
-                existing.execute("PRAGMA cache_size = -65536")
-            except sqlite3.DatabaseError as error:
-                raise KnowledgeBaseError(
-                    f"{self.path} is not a database or is damaged ({error}). Run: zhiwen kb repair",
-                    zh=f"{self.path} 不是数据库或已损坏（{error}）。请运行：zhiwen kb repair",
-                ) from error
-            self._local.connection = existing
-        connection: sqlite3.Connection = existing
-        return connection
-
-    def close(self) -> None:
-        """Close this thread's connection."""
-        existing = getattr(self._local, "connection", None)
-        if existing is not None:
-            existing.close()
-            self._local.connection = None
-
-    # -------------------------------------------------------------- meta
-
-    def meta(self, key: str) -> str:
-        """A value of the meta table; empty if there is none."""
-        try:
-            row = self.connection.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
-        except sqlite3.DatabaseError as error:
-            raise KnowledgeBaseError(
-                f"{self.path} is not a knowledge base ({error}). Run: zhiwen kb repair",
-                zh=f"{self.path} 不是知识库（{error}）。请运行：zhiwen kb repair",
-            ) from error
-        return str(row[0]) if row else ""
+    def _create(self) -> None:
+        connection = self.connection
+        if connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'tombstones'").fetchone():
+            return
+        connection.execute(f"PRAGMA page_size = {PAGE_BYTES}")
+        connection.execute("PRAGMA journal_mode = WAL")
+        first = f"INSERT OR IGNORE INTO meta VALUES ('schema', '{SCHEMA_VERSION}'), ('generation', '0');"
+        connection.executescript(f"BEGIN IMMEDIATE;{SCHEMA}{first}COMMIT;")
 
     def set_meta(self, key: str, value: str) -> None:
         self.connection.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, value))
 
-    @property
-    def generation(self) -> int:
-        """Grows by one with each change; caches carry the one that they were made from."""
-        return int(self.meta("generation") or 0)
-
     @contextmanager
-    def transaction(self) -> Iterator[int]:
-        """All or nothing; yields the generation that its rows belong to."""
+    def _write(self) -> Iterator[None]:
+        """All or nothing."""
         connection = self.connection
         connection.execute("BEGIN IMMEDIATE")
         try:
-            generation = self.generation + 1
-            self.set_meta("generation", str(generation))
-            yield generation
+            yield
         except BaseException:
             connection.rollback()
             raise
         connection.commit()
 
-    # -------------------------------------------------------------- writing
+    @contextmanager
+    def transaction(self) -> Iterator[int]:
+        """All or nothing; yields the generation that its rows belong to."""
+        with self._write():
+            generation = self.generation + 1
+            self.set_meta("generation", str(generation))
+            yield generation
 
     def put_document(
         self,
@@ -127,7 +80,7 @@ class Store:
         pages: Sequence[Page],
         passages: Sequence[Passage],
         embedder: str,
-        vectors: dict[bytes, NDArray[np.float16]],
+        vectors: dict[bytes, HalfVectors],
     ) -> None:
         """Write a document with everything that belongs to it; one of the same name is replaced."""
         connection = self.connection
@@ -157,10 +110,7 @@ class Store:
                 "INSERT INTO pages VALUES (?,?,?,?,?,?)",
                 [(number, p.number, p.label, p.verdict, json.dumps(p.reasons), int(p.ocr)) for p in pages],
             )
-            connection.executemany(
-                "INSERT OR IGNORE INTO vectors VALUES (?,?,?)",
-                [(embedder, digest, vector.tobytes()) for digest, vector in vectors.items()],
-            )
+            self._put_vectors(embedder, vectors)
             for ordinal, passage in enumerate(passages):
                 self._put_passage(connection, number, ordinal, passage, generation)
 
@@ -192,6 +142,7 @@ class Store:
                 "INSERT INTO tombstones SELECT id, ? FROM chunks WHERE document_id = ?", (generation, number)
             )
             connection.execute("DELETE FROM documents WHERE id = ?", (number,))
+            self.set_meta("unswept", "1")
         return len(rows)
 
     def delete_document(self, name: str) -> bool:
@@ -208,176 +159,70 @@ class Store:
 
     def set_stats(self, stats: dict[str, str]) -> None:
         """Remember what the files looked like on disk, so that they need not be hashed next time."""
-        connection = self.connection
-        connection.execute("BEGIN IMMEDIATE")
-        connection.executemany(
-            "UPDATE documents SET stat = ? WHERE name = ?", [(s, n) for n, s in stats.items()]
-        )
-        connection.commit()
-
-    def forget_unused_vectors(self) -> int:
-        """Delete vectors that no chunk has; returns how many."""
-        cursor = self.connection.execute(
-            "DELETE FROM vectors WHERE digest NOT IN (SELECT digest FROM chunks)"
-        )
-        return cursor.rowcount
-
-    # -------------------------------------------------------------- reading
-
-    def documents(self) -> list[Document]:
-        """All, by name."""
-        return [_document(row) for row in self.connection.execute(_DOCUMENT + " ORDER BY d.name")]
-
-    def document(self, name: str) -> Document | None:
-        row = self.connection.execute(_DOCUMENT + " WHERE d.name = ?", (name,)).fetchone()
-        return _document(row) if row else None
-
-    def documents_by_id(self, ids: Iterable[int]) -> dict[int, Document]:
-        wanted = sorted(set(ids))
-        marks = ",".join("?" * len(wanted))
-        rows = self.connection.execute(f"{_DOCUMENT} WHERE d.id IN ({marks})", wanted)
-        return {row[0]: _document(row) for row in rows}
-
-    def files(self) -> dict[str, tuple[str, str, str]]:
-        """Name -> (digest, version, stat): what mirroring compares with."""
-        rows = self.connection.execute("SELECT name, digest, version, stat FROM documents")
-        return {name: (digest, version, stat) for name, digest, version, stat in rows}
-
-    def pages(self, document_id: int) -> list[Page]:
-        """Verdicts of the pages; their text is not kept apart from the passages."""
-        rows = self.connection.execute(
-            "SELECT number, label, verdict, reasons, ocr FROM pages WHERE document_id = ? ORDER BY number",
-            (document_id,),
-        )
-        return [
-            Page(
-                number=n,
-                text="",
-                label=label,
-                verdict=verdict,
-                reasons=tuple(json.loads(reasons)),
-                ocr=bool(ocr),
+        with self._write():
+            self.connection.executemany(
+                "UPDATE documents SET stat = ? WHERE name = ?", [(s, n) for n, s in stats.items()]
             )
-            for n, label, verdict, reasons, ocr in rows
-        ]
 
-    def passages(self, document_id: int) -> list[StoredPassage]:
-        """In order."""
-        rows = self.connection.execute(
-            "SELECT id, document_id, ordinal, text, headings, spans FROM passages WHERE document_id = ? ORDER BY ordinal",
-            (document_id,),
-        )
-        return [_passage(row) for row in rows]
-
-    def passages_by_id(self, ids: Iterable[int]) -> dict[int, StoredPassage]:
-        wanted = sorted(set(ids))
-        marks = ",".join("?" * len(wanted))
-        rows = self.connection.execute(
-            f"SELECT id, document_id, ordinal, text, headings, spans FROM passages WHERE id IN ({marks})",
-            wanted,
-        )
-        return {row[0]: _passage(row) for row in rows}
-
-    def chunks_by_id(self, ids: Iterable[int]) -> dict[int, Chunk]:
-        """Those that still exist."""
-        found: dict[int, Chunk] = {}
-        wanted = sorted(set(ids))
-        for at in range(0, len(wanted), 900):
-            part = wanted[at : at + 900]
-            marks = ",".join("?" * len(part))
-            rows = self.connection.execute(
-                f'SELECT id, passage_id, document_id, start, "end", text FROM chunks WHERE id IN ({marks})',
-                part,
+    def expire(self, names: Sequence[str]) -> list[str]:
+        """Make the next indexing read these documents again, whatever they look like; returns those that exist."""
+        with self._write():
+            known = [n for n in names if self.document(n)]
+            self.connection.executemany(
+                "UPDATE documents SET version = 'expired', stat = '' WHERE name = ?", [(n,) for n in known]
             )
-            found |= {row[0]: Chunk(*row) for row in rows}
-        return found
-
-    def chunks_since(self, generation: int) -> Iterator[tuple[int, str]]:
-        """(id, text) of the chunks written after `generation` that still exist, by id."""
-        yield from self.connection.execute(
-            "SELECT id, text FROM chunks WHERE generation > ? ORDER BY id", (generation,)
-        )
-
-    def deleted_since(self, generation: int) -> list[int]:
-        """Ids of the chunks that were deleted after `generation`."""
-        rows = self.connection.execute("SELECT chunk_id FROM tombstones WHERE generation > ?", (generation,))
-        return [row[0] for row in rows]
-
-    def known_vectors(self, embedder: str, digests: Sequence[bytes]) -> set[bytes]:
-        """Which of the digests have a vector already."""
-        known: set[bytes] = set()
-        for at in range(0, len(digests), 900):
-            part = list(digests[at : at + 900])
-            marks = ",".join("?" * len(part))
-            rows = self.connection.execute(
-                f"SELECT digest FROM vectors WHERE embedder = ? AND digest IN ({marks})", [embedder, *part]
-            )
-            known.update(row[0] for row in rows)
         return known
 
-    def vectors_since(
-        self, embedder: str, generation: int, *, dimensions: int, batch: int = 65536
-    ) -> Iterator[tuple[NDArray[np.int64], HalfVectors]]:
-        """(ids, vectors) of chunks written after `generation`, by id, in batches. *Shape:* (n,), (n, dimensions)."""
-        cursor = self.connection.execute(
-            "SELECT c.id, v.vector FROM chunks c JOIN vectors v ON v.embedder = ? AND v.digest = c.digest"
-            " WHERE c.generation > ? ORDER BY c.id",
-            (embedder, generation),
+    def put_vectors(self, embedder: str, vectors: dict[bytes, HalfVectors]) -> None:
+        """Keep vectors before their documents are written, so that a long embedding is not lost to a kill."""
+        with self._write():
+            self._put_vectors(embedder, vectors)
+            self.set_meta("unswept", "1")
+
+    def _put_vectors(self, embedder: str, vectors: dict[bytes, HalfVectors]) -> None:
+        connection = self.connection
+        connection.execute("INSERT OR IGNORE INTO embedders (fingerprint) VALUES (?)", (embedder,))
+        (number,) = connection.execute(
+            "SELECT id FROM embedders WHERE fingerprint = ?", (embedder,)
+        ).fetchone()
+        connection.executemany(
+            "INSERT OR IGNORE INTO vectors VALUES (?,?,?)",
+            [(number, digest, vector.tobytes()) for digest, vector in vectors.items()],
         )
-        while rows := cursor.fetchmany(batch):
-            ids = np.fromiter((row[0] for row in rows), dtype=np.int64, count=len(rows))
-            joined = b"".join(row[1] for row in rows)
-            yield ids, np.frombuffer(joined, dtype=np.float16).reshape(len(rows), dimensions)
 
-    def vectors_of(self, embedder: str, chunk_ids: Sequence[int], *, dimensions: int) -> dict[int, Vectors]:
-        """Chunk id -> its vector. *Shape of each:* (dimensions,)."""
-        found: dict[int, Vectors] = {}
-        for at in range(0, len(chunk_ids), 900):
-            part = list(chunk_ids[at : at + 900])
-            marks = ",".join("?" * len(part))
-            rows = self.connection.execute(
-                "SELECT c.id, v.vector FROM chunks c JOIN vectors v ON v.embedder = ? AND v.digest = c.digest"
-                f" WHERE c.id IN ({marks})",
-                [embedder, *part],
+    def forget_unused_vectors(self) -> int:
+        """Delete vectors that no chunk has; returns how many. Costs nothing if nothing was deleted since the last time."""
+        if not self.meta("unswept"):
+            return 0
+        with self._write():
+            cursor = self.connection.execute(
+                "DELETE FROM vectors WHERE rowid IN (SELECT rowid FROM vectors v WHERE NOT EXISTS"
+                " (SELECT 1 FROM chunks c WHERE c.digest = v.digest))"
             )
-            for number, blob in rows:
-                found[number] = np.frombuffer(blob, dtype=np.float16, count=dimensions).astype(np.float32)
-        return found
+            self.set_meta("unswept", "")
+        return cursor.rowcount
 
-    def counts(self) -> dict[str, int]:
-        """documents, passages, chunks, vectors."""
-        names = ("documents", "passages", "chunks", "vectors")
-        return {n: int(self.connection.execute(f"SELECT count(*) FROM {n}").fetchone()[0]) for n in names}
+    def forget_tombstones(self, generation: int) -> None:
+        """Drop those that every cache has taken in."""
+        with self._write():
+            self.connection.execute("DELETE FROM tombstones WHERE generation <= ?", (generation,))
 
-    def state_digest(self) -> str:
-        """Digest of all content, independent of ids, times and order of writing: equal states, equal digests."""
-        total = hashlib.blake2b(digest_size=16)
-        for document in self.documents():
-            plain = asdict(document) | {"id": 0, "indexed_at": ""}
-            total.update(json.dumps(plain, sort_keys=True, ensure_ascii=False).encode())
-            for passage in self.passages(document.id):
-                rows = self.connection.execute(
-                    'SELECT c.start, c."end", c.text, v.vector IS NOT NULL FROM chunks c LEFT JOIN vectors v ON'
-                    " v.digest = c.digest AND v.embedder = ? WHERE c.passage_id = ? ORDER BY c.id",
-                    (self.meta("embedder"), passage.id),
-                ).fetchall()
-                plain = asdict(passage) | {"id": 0, "document_id": 0, "chunks": rows}
-                total.update(json.dumps(plain, sort_keys=True, ensure_ascii=False).encode())
-        return total.hexdigest()
+    def delete_orphans(self) -> None:
+        """Delete what belongs to no document (only a damaged file has any)."""
+        with self.transaction() as generation:
+            lost = "document_id NOT IN (SELECT id FROM documents)"
+            for sql in (
+                f"INSERT OR IGNORE INTO tombstones SELECT id, {generation} FROM chunks WHERE {lost}",
+                f"DELETE FROM chunks WHERE {lost} OR passage_id NOT IN (SELECT id FROM passages)",
+                f"DELETE FROM passages WHERE {lost}",
+                f"DELETE FROM pages WHERE {lost}",
+            ):
+                self.connection.execute(sql)
 
-
-def _document(row: Sequence[object]) -> Document:
-    *first, notes, indexed_at = row
-    return Document(*first, tuple(json.loads(str(notes))), str(indexed_at))  # type: ignore[arg-type, call-arg]
-
-
-def _passage(row: Sequence[object]) -> StoredPassage:
-    number, document, ordinal, text, headings, spans = row
-    return StoredPassage(
-        int(str(number)),
-        int(str(document)),
-        int(str(ordinal)),
-        str(text),
-        tuple(json.loads(str(headings))),
-        tuple(Span(*s) for s in json.loads(str(spans))),
-    )
+    def settle(self) -> None:
+        """Bring all commits to the disk: caches must never know more than a power cut would leave of the store."""
+        self.connection.execute("PRAGMA synchronous = FULL")
+        try:
+            self.set_meta("settled", str(self.generation))
+        finally:
+            self.connection.execute("PRAGMA synchronous = NORMAL")

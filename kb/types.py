@@ -231,7 +231,7 @@ class LegScore:
 
     leg: Literal["dense", "lexical", "rerank"]
     rank: int
-    """1 is best."""
+    """1 is best; 0: the leg itself did not bring it, its score was computed for comparison."""
     score: float
     """In the leg's own unit (cosine, BM25, cross-encoder); higher is closer."""
 
@@ -255,7 +255,9 @@ class Hit:
 
     @property
     def page(self) -> int:
-        return self.passage.spans[0].page
+        """The page on which the best chunk begins."""
+        begun = [span.page for span in self.passage.spans if span.offset <= self.chunk.start]
+        return begun[-1] if begun else self.passage.spans[0].page
 
     @property
     def where(self) -> str:

@@ -1,7 +1,7 @@
 """The dense leg: FAISS over the stored vectors. Exact while it is small, then IVF over 8-bit codes with exact scores.
 
-A cache in a folder of its own: `manifest.json` names the files of one state and its generation. Chunks written since
-then are searched exactly beside it, so it is built again only when it has grown or shrunk by a tenth.
+A cache in a folder of its own: `manifest.json` names the files of one state and its generation. What was written since
+then is searched exactly beside it and what was deleted is left out, so it is built again only when much has changed.
 """
 
 from __future__ import annotations
@@ -9,40 +9,52 @@ from __future__ import annotations
 import json
 import os
 import secrets
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+import threading
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from kb.errors import KnowledgeBaseError
+from kb.exact import ExactIndex, Ids, Places, Scores, VectorIndex, best, score
 from kb.store import Store
 from kb.types import Metric, Vectors
 
+__all__ = [
+    "LayeredIndex",
+    "Manifest",
+    "VectorIndex",
+    "build_vectors",
+    "open_vectors",
+    "read_manifest",
+    "refresh_vectors",
+]
+
 EXACT_UP_TO = 20_000
-"""Chunks; above it an inverted file is trained."""
+"""Chunks; above it an inverted file is trained. Also the most that is searched exactly beside one."""
 REBUILD_SHARE = 0.1
+"""Deleted share of an inverted file above which it is built again."""
 RECALL = 0.985
 """Recall@10 against exact search that a new inverted file must reach on its own sample before it is used."""
 RESCORE = 160
 """Candidates of the inverted file that are scored again from the stored vectors."""
-VERSION = 1
+VERSION = 2
 
-Ids = NDArray[np.int64]
-Scores = NDArray[np.float32]
+Batches = Iterable[tuple[Ids, NDArray[np.float16]]]
+Say = Callable[[str], None]
 
 
-class VectorIndex(Protocol):
-    """Something that finds the nearest vectors."""
+@dataclass(frozen=True, slots=True)
+class Space:
+    """What vectors are compared, and how."""
 
-    generation: int
-
-    def __len__(self) -> int: ...
-
-    def search(self, queries: Vectors, k: int) -> tuple[Ids, Scores]:
-        """(chunk ids, scores), best first, higher is closer. *Shape of both:* (queries, k); missing: id -1, score -inf."""
-        ...
+    embedder: str
+    """Fingerprint."""
+    metric: Metric
+    dimensions: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,50 +70,12 @@ class Manifest:
     kind: str
     """"exact" or "ivf"."""
     files: dict[str, str]
+    """Role -> name."""
+    sizes: dict[str, int] = field(default_factory=dict)
+    """Role -> bytes."""
     probes: int = 0
     recall: float = 1.0
     """Recall@10 measured when it was built."""
-
-
-def score(queries: Vectors, rows: Vectors, metric: Metric) -> Scores:
-    """All scores. *Shape:* (queries, rows). l2: minus the squared distance."""
-    products: Scores = queries @ rows.T
-    if metric != "l2":
-        return products
-    distances: Scores = (queries**2).sum(1)[:, None] - 2 * products + (rows**2).sum(1)[None, :]
-    return -distances
-
-
-def _best(ids: Ids, scores: Scores, k: int) -> tuple[Ids, Scores]:
-    """The k best of each row, ties by id. *Shape:* ids (n,) or (queries, n), scores (queries, n)."""
-    ids = np.broadcast_to(ids, scores.shape)
-    if scores.shape[1] > 4 * k:
-        part = np.argpartition(-scores, k, axis=1)[:, : 2 * k]
-        ids, scores = np.take_along_axis(ids, part, 1), np.take_along_axis(scores, part, 1)
-    order = np.lexsort((ids, -scores), axis=1)[:, :k]
-    found, best = np.take_along_axis(ids, order, 1), np.take_along_axis(scores, order, 1)
-    missing = k - found.shape[1]
-    if missing > 0:
-        found = np.pad(found, ((0, 0), (0, missing)), constant_values=-1)
-        best = np.pad(best, ((0, 0), (0, missing)), constant_values=-np.inf)
-    found = np.where(np.isneginf(best), -1, found)
-    return found, best
-
-
-class ExactIndex:
-    """Every vector is compared. Deleted ids are left out."""
-
-    def __init__(self, ids: Ids, rows: Vectors, *, metric: Metric, generation: int) -> None:
-        self.ids, self.rows, self.metric, self.generation = ids, rows, metric, generation
-
-    def __len__(self) -> int:
-        return len(self.ids)
-
-    def search(self, queries: Vectors, k: int) -> tuple[Ids, Scores]:
-        if not len(self.ids):
-            shape = (len(queries), k)
-            return np.full(shape, -1, dtype=np.int64), np.full(shape, -np.inf, dtype=np.float32)
-        return _best(self.ids, score(queries, self.rows, self.metric), k)
 
 
 class InvertedIndex:
@@ -119,141 +93,181 @@ class InvertedIndex:
         self.ids: Ids = np.load(folder / manifest.files["ids"])
         self._rows = (folder / manifest.files["rows"]).open("rb")
         self._bytes = 2 * manifest.dimensions
+        self._seeking = threading.Lock()
 
     def __len__(self) -> int:
         return len(self.ids)
 
-    def search(self, queries: Vectors, k: int) -> tuple[Ids, Scores]:
-        _, positions = self._faiss.search(queries, max(k, RESCORE))
+    def search(self, queries: Vectors, k: int, *, without: Places | None = None) -> tuple[Ids, Scores]:
+        """`without`: positions that are left out."""
+        import faiss
+
+        chosen = None
+        if without is not None and len(without):
+            selector = faiss.IDSelectorNot(faiss.IDSelectorBatch(without))
+            chosen = faiss.SearchParametersIVF(sel=selector, nprobe=self.manifest.probes)
+        _, positions = self._faiss.search(queries, max(k + k // 2, RESCORE), params=chosen)
         ids = np.full((len(queries), k), -1, dtype=np.int64)
         scores = np.full((len(queries), k), -np.inf, dtype=np.float32)
         for number, row in enumerate(positions):
             places = row[row >= 0]
-            exact = score(queries[number : number + 1], self.rows_at(places), self.manifest.metric)
-            found, best = _best(self.ids[places], exact, k)
-            ids[number], scores[number] = found[0], best[0]
+            if len(places):
+                exact = score(queries[number : number + 1], self.rows_at(places), self.manifest.metric)
+                ids[number : number + 1], scores[number : number + 1] = best(self.ids[places], exact, k)
         return ids, scores
 
-    def rows_at(self, places: Ids) -> Vectors:
-        """Vectors by position, read from disk one by one: the file is larger than the memory may be."""
-        handle, size = self._rows.fileno(), self._bytes
-        joined = b"".join(os.pread(handle, size, int(place) * size) for place in places)
+    def rows_at(self, places: Places) -> Vectors:
+        """Vectors by position, read one by one: the file is larger than the memory may be."""
+        size = self._bytes
+        if hasattr(os, "pread"):
+            handle = self._rows.fileno()
+            joined = b"".join(os.pread(handle, size, int(place) * size) for place in places)
+        else:
+            with self._seeking:
+                joined = b"".join(self._read(int(place) * size, size) for place in places)
         return np.frombuffer(joined, dtype=np.float16).reshape(len(places), -1).astype(np.float32)
+
+    def _read(self, offset: int, size: int) -> bytes:
+        self._rows.seek(offset)
+        return self._rows.read(size)
 
 
 class LayeredIndex:
-    """A base as it was built, the chunks written since, and without those deleted since."""
+    """A base as it was built, what was written since, and without what was deleted since."""
 
-    def __init__(self, base: VectorIndex, delta: ExactIndex, deleted: set[int]) -> None:
-        self.base, self.delta, self.generation = base, delta, delta.generation
-        self._deleted = np.array(sorted(deleted), dtype=np.int64)
+    def __init__(
+        self, base: ExactIndex | InvertedIndex, delta: ExactIndex, gone: Places, *, tag: str
+    ) -> None:
+        """`gone`: positions in the base. `tag`: which build the base is."""
+        self.base, self.delta, self.gone, self.tag = base, delta, gone, tag
+        self.generation = delta.generation
 
     def __len__(self) -> int:
-        return len(self.base) + len(self.delta) - len(self._deleted)
+        return len(self.base) - len(self.gone) + len(self.delta)
 
     def search(self, queries: Vectors, k: int) -> tuple[Ids, Scores]:
         queries = np.ascontiguousarray(queries, dtype=np.float32)
-        extra = min(len(self._deleted), 4 * k + 64)
-        ids, scores = self.base.search(queries, k + extra)
-        if len(self._deleted):
-            scores = np.where(np.isin(ids, self._deleted), -np.inf, scores).astype(np.float32)
+        ids, scores = self.base.search(queries, k, without=self.gone)
         if len(self.delta):
             more_ids, more_scores = self.delta.search(queries, k)
             ids, scores = np.concatenate([ids, more_ids], 1), np.concatenate([scores, more_scores], 1)
-        return _best(ids, scores, k)
+        return best(ids, scores, k)
+
+    def caught_up(self, store: Store, space: Space) -> LayeredIndex:
+        """The index of the store's present generation: only what came since this one is read."""
+        since, generation = self.generation, store.generation
+        if generation == since:
+            return self
+        dead = np.array(store.deleted_since(since), dtype=np.int64)
+        ids, rows = _joined(store.vectors_since(space.embedder, since, dimensions=space.dimensions), space)
+        delta = self.delta.grown(ids, rows, gone=dead, generation=generation)
+        return LayeredIndex(
+            self.base, delta, np.union1d(self.gone, _places(self.base.ids, dead)), tag=self.tag
+        )
+
+
+def _places(ids: Ids, wanted: Ids) -> Places:
+    """Where those of `wanted` stand in the ascending `ids` that are there at all."""
+    places = np.searchsorted(ids, wanted)
+    inside = places < len(ids)
+    places, wanted = places[inside], wanted[inside]
+    found: Places = places[ids[places] == wanted].astype(np.int64)
+    return found
+
+
+def _joined(batches: Batches, space: Space) -> tuple[Ids, NDArray[np.float16]]:
+    parts = list(batches)
+    if not parts:
+        return np.empty(0, dtype=np.int64), np.empty((0, space.dimensions), dtype=np.float16)
+    return np.concatenate([p[0] for p in parts]), np.concatenate([p[1] for p in parts])
 
 
 def read_manifest(folder: Path) -> Manifest | None:
     """None if there is none, or one of another version, or one whose files are not whole."""
     try:
         manifest = Manifest(**json.loads((folder / "manifest.json").read_text(encoding="utf-8")))
+        sizes = {role: (folder / name).stat().st_size for role, name in manifest.files.items()}
     except (OSError, ValueError, TypeError):
         return None
-    whole = manifest.version == VERSION and all((folder / f).is_file() for f in manifest.files.values())
-    if (
-        not whole
-        or (folder / manifest.files["rows"]).stat().st_size != manifest.count * manifest.dimensions * 2
-    ):
-        return None
-    return manifest
+    return manifest if manifest.version == VERSION and sizes == manifest.sizes else None
 
 
 def open_vectors(
-    folder: Path, store: Store, *, embedder: str, metric: Metric, dimensions: int
-) -> VectorIndex:
-    """An index of the store's present generation: from the cache and what came after it, or all from the store."""
-    manifest = read_manifest(folder)
-    usable = (
-        manifest is not None and manifest.embedder == embedder and manifest.generation <= store.generation
+    folder: Path, store: Store, *, space: Space, previous: LayeredIndex | None = None
+) -> LayeredIndex:
+    """An index of the store's present generation, from the cache and what came after it, or all from the store.
+
+    `previous` is built on if its base is still the one on disk. Raises KnowledgeBaseError if the cache is damaged.
+    """
+    for _ in range(5):
+        manifest = read_manifest(folder)
+        with store.snapshot() as generation:
+            if manifest and (manifest.embedder != space.embedder or manifest.generation > generation):
+                manifest = None
+            tag = manifest.files["rows"] if manifest else ""
+            if previous is not None and previous.tag == tag and previous.generation <= generation:
+                return previous.caught_up(store, space)
+            try:
+                base = _open_base(folder, manifest, space)
+            except FileNotFoundError:
+                continue  # a writer published another build between the two looks
+            except (OSError, ValueError, RuntimeError) as error:
+                raise KnowledgeBaseError(
+                    f"the vector index in {folder} is damaged ({error}). Run: zhiwen kb repair {folder.parent.name}",
+                    zh=f"{folder} 的向量索引已损坏（{error}）。请运行：zhiwen kb repair {folder.parent.name}",
+                ) from error
+            empty, rows = _joined([], space)
+            delta = ExactIndex(empty, rows, metric=space.metric, generation=base.generation)
+            return LayeredIndex(base, delta, empty, tag=tag).caught_up(store, space)
+    raise KnowledgeBaseError(
+        f"the vector index in {folder} is replaced faster than it can be opened. Try again.",
+        zh=f"{folder} 的向量索引正在被反复替换，无法打开。请稍后再试。",
     )
-    generation = store.generation
-    if manifest is None or not usable:
-        return _delta(store, 0, embedder, metric, dimensions, generation)
-    base: VectorIndex
+
+
+def _open_base(folder: Path, manifest: Manifest | None, space: Space) -> ExactIndex | InvertedIndex:
+    if manifest is None:
+        ids, rows = _joined([], space)
+        return ExactIndex(ids, rows, metric=space.metric, generation=0)
     if manifest.kind == "ivf":
-        base = InvertedIndex(folder, manifest)
-    else:
-        ids = np.load(folder / manifest.files["ids"])
-        rows = np.fromfile(folder / manifest.files["rows"], dtype=np.float16).reshape(-1, dimensions)
-        base = ExactIndex(ids, rows.astype(np.float32), metric=metric, generation=manifest.generation)
-    if manifest.generation == generation:
-        return base
-    delta = _delta(store, manifest.generation, embedder, metric, dimensions, generation)
-    return LayeredIndex(base, delta, set(store.deleted_since(manifest.generation)))
+        return InvertedIndex(folder, manifest)
+    rows = np.fromfile(folder / manifest.files["rows"], dtype=np.float16).reshape(-1, space.dimensions)
+    ids = np.load(folder / manifest.files["ids"])
+    return ExactIndex(ids, rows, metric=space.metric, generation=manifest.generation)
 
 
-def _delta(
-    store: Store, since: int, embedder: str, metric: Metric, dimensions: int, generation: int
-) -> ExactIndex:
-    parts = list(store.vectors_since(embedder, since, dimensions=dimensions))
-    ids = np.concatenate([p[0] for p in parts]) if parts else np.empty(0, dtype=np.int64)
-    rows = np.concatenate([p[1] for p in parts]) if parts else np.empty((0, dimensions), dtype=np.float16)
-    return ExactIndex(ids, rows.astype(np.float32), metric=metric, generation=generation)
-
-
-def refresh_vectors(
-    folder: Path,
-    store: Store,
-    *,
-    embedder: str,
-    metric: Metric,
-    dimensions: int,
-    say: Callable[[str], None] = lambda line: None,
-) -> Manifest:
-    """Build the cache again if it is missing, or if a tenth of it changed; only the writer may call it."""
+def refresh_vectors(folder: Path, store: Store, *, space: Space, say: Say = lambda line: None) -> Manifest:
+    """Build the cache again if it is missing or too much has changed; only the holder of the write lock may call it."""
     manifest = read_manifest(folder)
-    generation, count = store.generation, store.counts()["chunks"]
-    if manifest is not None and manifest.embedder == embedder and manifest.generation <= generation:
-        changed = len(store.deleted_since(manifest.generation)) + abs(count - manifest.count)
-        small = count <= EXACT_UP_TO and changed
-        if not small and changed <= REBUILD_SHARE * max(1, manifest.count):
+    generation = store.generation
+    if manifest and manifest.embedder == space.embedder and manifest.generation <= generation:
+        deleted = len(store.deleted_since(manifest.generation))
+        added = store.count_since(manifest.generation)
+        limit = 0 if manifest.kind == "exact" else EXACT_UP_TO
+        if added <= limit and deleted <= REBUILD_SHARE * (manifest.count if limit else 0):
             return manifest
-    return build_vectors(folder, store, embedder=embedder, metric=metric, dimensions=dimensions, say=say)
+    with store.snapshot() as generation:
+        batches = store.vectors_since(space.embedder, 0, dimensions=space.dimensions)
+        return build_vectors(folder, batches, generation=generation, space=space, say=say)
 
 
 def build_vectors(
-    folder: Path,
-    store: Store,
-    *,
-    embedder: str,
-    metric: Metric,
-    dimensions: int,
-    say: Callable[[str], None] = lambda line: None,
+    folder: Path, batches: Batches, *, generation: int, space: Space, say: Say = lambda line: None
 ) -> Manifest:
     """Write all vectors to a file in the order of their ids, train over it if it is large, then publish the manifest."""
     folder.mkdir(parents=True, exist_ok=True)
     tag = secrets.token_hex(4)
     files = {"rows": f"rows-{tag}.f16", "ids": f"ids-{tag}.npy"}
-    generation = store.generation
-    numbers: list[Ids] = []
+    numbers: list[Ids] = [np.empty(0, dtype=np.int64)]
     with (folder / files["rows"]).open("wb") as out:
-        for ids, rows in store.vectors_since(embedder, 0, dimensions=dimensions):
+        for ids, rows in batches:
             numbers.append(ids)
             out.write(rows.tobytes())
-        out.flush()
-        os.fsync(out.fileno())
-    all_ids = np.concatenate(numbers) if numbers else np.empty(0, dtype=np.int64)
-    np.save(folder / files["ids"], all_ids)
+        _to_disk(out)
+    all_ids = np.concatenate(numbers)
+    with (folder / files["ids"]).open("wb") as out:
+        np.save(out, all_ids)
+        _to_disk(out)
     kind, probes, recall = "exact", 0, 1.0
     if len(all_ids) > EXACT_UP_TO:
         from kb.inverted import build_inverted
@@ -262,26 +276,33 @@ def build_vectors(
         probes, recall = build_inverted(
             folder / files["index"],
             folder / files["rows"],
-            dimensions=dimensions,
-            metric=metric,
+            dimensions=space.dimensions,
+            metric=space.metric,
             goal=RECALL,
             say=say,
         )
-    manifest = Manifest(
-        VERSION, embedder, metric, dimensions, generation, len(all_ids), kind, files, probes, recall
-    )
+    sizes = {role: (folder / name).stat().st_size for role, name in files.items()}
+    about = (VERSION, space.embedder, space.metric, space.dimensions, generation, len(all_ids), kind)
+    manifest = Manifest(*about, files=files, sizes=sizes, probes=probes, recall=recall)
     _publish(folder, manifest)
     return manifest
+
+
+def _to_disk(out: Any) -> None:
+    out.flush()
+    os.fsync(out.fileno())
 
 
 def _publish(folder: Path, manifest: Manifest) -> None:
     temporary = folder / "manifest.json.part"
     with temporary.open("w", encoding="utf-8") as out:
         out.write(json.dumps(asdict(manifest), indent=1))
-        out.flush()
-        os.fsync(out.fileno())
+        _to_disk(out)
     os.replace(temporary, folder / "manifest.json")
     kept = {"manifest.json", *manifest.files.values()}
     for leftover in folder.iterdir():
         if leftover.name not in kept:
-            leftover.unlink(missing_ok=True)
+            try:
+                leftover.unlink(missing_ok=True)
+            except PermissionError:  # Windows: a reader has it open; the next build removes it
+                continue

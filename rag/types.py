@@ -161,3 +161,28 @@ class Answer:
     """"extractive", or the name of the generator."""
     adapter: str = ""
     trace: Trace = field(default_factory=lambda: Trace(question=""))
+
+
+# ------------------------------------------------------------------ what `stream_answer` yields
+
+Step = Literal["rewrite", "search", "refuse", "pack", "generate", "extract", "cite"]
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """A step of answering begins."""
+
+    step: Step
+    english: str
+    """One short sentence for the person who waits."""
+    zh: str
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerReady:
+    """The last event: the whole answer. Its text replaces the pieces (citations are set afterwards)."""
+
+    answer: Answer
+
+
+AnswerEvent = Status | Piece | AnswerReady

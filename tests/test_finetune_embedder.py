@@ -18,6 +18,7 @@ from finetune.embedder.synonyms import Swaps, as_source, read_groups
 from finetune.embedder.train import SPECIAL, TrainConfig, pack, train
 from finetune.embedder.vocabulary import build_tokenizer, count_words, fold_rules
 from kb.errors import DataError, EmbedderError
+from tests.conftest import SHARED
 
 TINY = TrainConfig(dimensions=32, steps=60, batch=64, rate=0.02)
 CONCEPTS = 60
@@ -215,3 +216,22 @@ def test_scores_replace_the_older_table_in_the_card() -> None:
     assert again.count("| lcqmc | dense | 0.250 | 0.750 | 1.000 | 0.600 |") == 1
     assert "0.500 | 0.750" not in again
     assert "CC BY-SA" in again and "中文说明" in again
+
+
+@pytest.mark.slow
+def test_quick_training_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = SHARED / "data"
+    if not (data / "reading").is_dir():
+        pytest.skip("the public reference sets are not on this machine")
+    out = tmp_path / "model"
+    arguments = ["train", "--data", str(data), "--out", str(out), "--quick", "--steps", "20"]
+    assert main(arguments) == 0
+    first = model.load(out).rows
+    assert "vocabulary: counting words" in capsys.readouterr().out
+    assert main(arguments) == 0
+    assert "vocabulary: from the earlier run" in capsys.readouterr().out
+    assert np.array_equal(first, model.load(out).rows)
+    assert main([*arguments, "--tokens", "3000"]) == 1
+    assert "3000" in capsys.readouterr().err
+    asked = score.read_set("cmrc-trial", data, limit=100)
+    assert _recall(model.load(out), asked) > 0.5

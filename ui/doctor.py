@@ -144,9 +144,9 @@ def found_models(settings: Settings) -> list[Path]:
 
 def embedders(settings: Settings) -> Iterator[Finding]:
     """The shipped embedder, text2vec, and what the settings ask for."""
-    from kb.embed import SHIPPED
+    from kb.embed.locate import SHIPPED, is_model
 
-    if (SHIPPED / "modules.json").is_file() or (SHIPPED / "config_sentence_transformers.json").is_file():
+    if is_model(SHIPPED):
         size = sum(p.stat().st_size for p in SHIPPED.rglob("*") if p.is_file()) / 1e6
         yield Finding(
             "embedder",

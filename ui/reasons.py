@@ -18,10 +18,9 @@ REASONS: dict[str, tuple[str, str]] = {
     "temporary": ("临时文件", "a temporary file"),
     "vectors-missing": ("缺少向量", "vectors are missing"),
     "orphans": ("有无主的记录", "records that belong to nothing"),
-    "lexical-missing": ("字词索引不见了", "the lexical index is missing"),
-    "lexical-stale": ("字词索引落后", "the lexical index is behind"),
+    "lexical-damaged": ("字词索引损坏", "the lexical index is damaged"),
     "lexical-count": ("字词索引数量不符", "the lexical index has another number of chunks"),
-    "vectors-cache-missing": ("向量缓存不见了", "the vector cache is missing"),
+    "vectors-damaged": ("向量缓存损坏", "the vector cache is damaged"),
     "vectors-count": ("向量数量不符", "the vector cache has another number of chunks"),
 }
 """Code -> (Chinese, English). What loading says of pages is in `kb.load.ADVICE`."""
@@ -51,3 +50,8 @@ def _words(code: str) -> str | None:
         return None
     known = REASONS.get(name) or ADVICE.get(name)
     return None if known is None else pick(*known) + (f" {detail.strip()}" if colon else "")
+
+
+def problem_words(problem: str) -> str:
+    """A problem that `kb.check` names ("vectors-missing: 3 in a.md"), in words."""
+    return _words(problem) or problem

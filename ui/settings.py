@@ -150,6 +150,18 @@ def home_folder(environ: Mapping[str, str] | None = None) -> Path:
     return Path(given).expanduser() if given else Path.home() / ".zhiwen"
 
 
+def secret(variable: str) -> str:
+    """The key in the environment variable of that name; empty if no name is given. Raises SettingsError if unset."""
+    if not variable:
+        return ""
+    if not os.environ.get(variable):
+        raise SettingsError(
+            f"generator.key_env names the environment variable {variable}, which is empty. Run: export {variable}=...",
+            zh=f"generator.key_env 指定的环境变量 {variable} 是空的。请运行：export {variable}=…",
+        )
+    return os.environ[variable]
+
+
 def load_settings(home: Path | None = None, *, environ: Mapping[str, str] | None = None) -> Settings:
     """Read zhiwen.toml and the environment. Raises SettingsError on the first value that cannot be used."""
     env = os.environ if environ is None else environ

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from kb.types import Hit, PlannedChange, SearchResult, SyncReport
-from rag.types import Answer
+from rag.types import Answer, Citation
 from ui.reasons import reason_words
 from ui.table import clip, safe, table
 from ui.text import pick
@@ -118,7 +118,7 @@ def search_text(result: SearchResult) -> str:
     ]
     lines = [table(header, rows, right=range(3 + len(legs))), ""]
     for number, hit in enumerate(result.hits, 1):
-        lines.append(f"[{number}] {heading(hit)}{clip(hit.chunk.text, 160)}")
+        lines.append(f"[{number}] {heading(hit)}{clip(own_text(hit), 160)}")
     verdict = (
         pick("可以回答", "can be answered") if result.answerable else pick("会拒绝回答", "would be refused")
     )
@@ -137,6 +137,11 @@ def leg_cell(hit: Hit, leg: str) -> str:
 def where(hit: Hit) -> str:
     """Knowledge base, file and page."""
     return f"{hit.kb}/{safe(hit.document.name)} " + pick(f"第 {hit.page} 页", f"p.{hit.page}")
+
+
+def own_text(hit: Hit) -> str:
+    """What the hit's best chunk says, without the headings that the embedder reads before it."""
+    return hit.chunk.text[-(hit.chunk.end - hit.chunk.start) :]
 
 
 def heading(hit: Hit) -> str:
@@ -167,7 +172,9 @@ def sources_text(answer: Answer) -> str:
     if answer.citations:
         lines.append(pick("出处：", "Sources:"))
     for citation in answer.citations:
-        span = pick(f"第 {citation.page} 页", f"p.{citation.page}") + f"，{citation.start}–{citation.end}"
+        span = pick(f"第 {citation.page} 页", f"p.{citation.page}") + pick(
+            "，第 {}–{} 字", ", characters {}–{}"
+        ).format(*source_span(citation))
         lines.append(f"  [{citation.number}] {citation.hit.kb}/{safe(citation.hit.document.name)} {span}")
         lines.append(f"      “{clip(citation.quote, 200)}”")
     doubtful = [sentence for sentence in answer.sentences if sentence.support in SUPPORT]
@@ -177,6 +184,15 @@ def sources_text(answer: Answer) -> str:
         missing = f"：{'、'.join(sentence.missing)}" if sentence.missing else ""
         lines.append(f"  ⚠ {clip(sentence.text, 80)} —— {pick(*SUPPORT[sentence.support])}{safe(missing)}")
     return "\n".join(lines)
+
+
+def source_span(citation: Citation) -> tuple[int, int]:
+    """First and last character (from 1) of a quote in the text of its page."""
+    for span in reversed(citation.hit.passage.spans):
+        if span.offset <= citation.start:
+            first = span.start + citation.start - span.offset
+            return first + 1, first + citation.end - citation.start
+    return citation.start + 1, citation.end
 
 
 def hit_json(hit: Hit) -> dict[str, Any]:
@@ -207,8 +223,7 @@ def answer_json(answer: Answer, *, trace: bool) -> dict[str, Any]:
                 "kb": citation.hit.kb,
                 "file": citation.hit.document.name,
                 "page": citation.page,
-                "start": citation.start,
-                "end": citation.end,
+                "characters": list(source_span(citation)),
                 "quote": citation.quote,
             }
             for citation in answer.citations

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 def safe(text: str) -> str:
     """One line without control characters: what a file is called must not move the cursor of a terminal."""
-    return "".join(c if c.isprintable() else " " if c in "\n\t\r" else "�" for c in text.replace("\r\n", " "))
+    return "".join(c if c.isprintable() else " " if c.isspace() else "�" for c in text.replace("\r\n", " "))
 
 
 def width(text: str) -> int:

@@ -9,23 +9,24 @@ from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kb.embed import EmbedderChoice, EmbedderConfig, choose_embedder, open_embedder
-from kb.errors import KnowledgeBaseNotFound
+from kb.embed import EmbedderChoice, EmbedderConfig, choose_embedder, find_model, open_embedder
+from kb.errors import EmbedderMismatch, KnowledgeBaseError, KnowledgeBaseNotFound, ModelError, SettingsError
 from kb.knowledge import KnowledgeBase, names
 from kb.types import Embedder, SearchResult, SyncProgress, SyncReport
-from ui.settings import Settings
+from rag.types import AnswerEvent, Generator, Message
+from ui.settings import GeneratorSettings, Settings, secret
 
 if TYPE_CHECKING:
-    from kb.calibrate import Calibration
+    from kb.calibration import Calibration
     from kb.search import SearchOptions
-
     from kb.sync import Plan, SyncOptions
+    from rag.answer import AnswerOptions
 
 _opening = threading.Lock()
 
@@ -76,6 +77,13 @@ def embedder_of(kb: KnowledgeBase, settings: Settings) -> Embedder:
     stored |= {"device": settings.embedder.device, "dtype": settings.embedder.dtype}
     with _opening:
         embedder = _opened(EmbedderConfig(**stored), settings.models)  # type: ignore[arg-type]
+    if embedder.fingerprint != record.fingerprint and embedder.name == record.name:
+        raise EmbedderMismatch(
+            f"The embedder {record.name} on this machine is another version than the one that built {kb.name!r}. "
+            f"Build it anew: zhiwen index {kb.source or 'FOLDER'} --kb {kb.name} --rebuild",
+            zh=f"本机的嵌入模型 {record.name} 与建立知识库 {kb.name!r} 时的版本不同。"
+            f"请重建：zhiwen index {kb.source or '文件夹'} --kb {kb.name} --rebuild",
+        )
     kb.require(embedder)
     return embedder
 
@@ -100,11 +108,16 @@ def open_kbs(settings: Settings, chosen: Sequence[str] = ()) -> list[KnowledgeBa
     return [KnowledgeBase.open(settings.home, name) for name in wanted]
 
 
-def open_or_create(settings: Settings, name: str) -> tuple[KnowledgeBase, EmbedderChoice]:
+def open_or_create(
+    settings: Settings, name: str, *, rebuild: bool = False
+) -> tuple[KnowledgeBase, EmbedderChoice]:
     """The knowledge base to index into. A new one gets the embedder of choice; an existing one keeps its own.
 
-    Raises EmbedderMismatch if the settings name another embedder than the one that built it.
+    `rebuild` deletes an existing one first (the documents stay). Raises EmbedderMismatch if the settings name another embedder than the one that built it.
     """
+    if rebuild and name in names(settings.home):
+        new_embedder(settings)  # first be sure that there is one to build it with
+        KnowledgeBase.open(settings.home, name).remove()
     if name not in names(settings.home):
         choice = new_embedder(settings)
         config = {key: str(value) for key, value in asdict(embedder_config(settings)).items()}
@@ -122,7 +135,7 @@ def check_folder(kb: KnowledgeBase, folder: Path) -> None:
     """A knowledge base mirrors one folder: another one under its name would delete everything in it."""
     before = kb.source
     if before is not None and before.resolve() != folder.resolve() and kb.store.files():
-        raise KnowledgeBaseNotFound(
+        raise KnowledgeBaseError(
             f"Knowledge base {kb.name!r} mirrors {before}, not {folder}: indexing would delete what it holds. "
             f"Give another name with --kb, or --move if the folder was moved.",
             zh=f"知识库 {kb.name!r} 对应的是 {before}，不是 {folder}：照此索引会删掉里面的内容。"
@@ -172,20 +185,29 @@ def calibrate_kb(kb: KnowledgeBase, *, embedder: Embedder) -> Calibration:
     """Measure when to refuse and keep it with the knowledge base."""
     from kb.calibrate import calibrate
 
-    calibration = calibrate(kb, embedder=embedder)
-    kb.set_value("calibration", asdict(calibration))
-    return calibration
+    return calibrate(kb, embedder=embedder)
 
 
 # ------------------------------------------------------------------ searching and answering
 
 
 def search_options(settings: Settings) -> SearchOptions:
-    """[search] as `kb` takes it."""
+    """[search] as `kb` takes it. Raises SettingsError if the reranker is not on this machine."""
     from kb.search import SearchOptions
 
     wanted = settings.search
-    return SearchOptions(limit=wanted.limit, mode=wanted.mode, reranker=wanted.reranker)  # type: ignore[arg-type]
+    reranker = ""
+    if wanted.reranker:
+        found = find_model(wanted.reranker, models_folder=settings.models)
+        if found is None:
+            raise SettingsError(
+                f"search.reranker = {wanted.reranker!r} is not on this machine. Put its folder into {settings.models}, "
+                f"or run: zhiwen settings unset search.reranker",
+                zh=f"本机没有 search.reranker = {wanted.reranker!r}。请把它的文件夹放到 {settings.models}，"
+                f"或运行：zhiwen settings unset search.reranker",
+            )
+        reranker = str(found)
+    return SearchOptions(limit=wanted.limit, mode=wanted.mode, reranker=reranker)  # type: ignore[arg-type]
 
 
 def find(
@@ -200,3 +222,86 @@ def find(
         embedder=lambda kb: embedder_of(kb, settings),
         options=options or search_options(settings),
     )
+
+
+def personas_folder(settings: Settings) -> Path:
+    """Where the person's own roles are kept."""
+    return settings.home / "personas"
+
+
+def answer_options(settings: Settings, *, persona: str = "", system: str = "") -> AnswerOptions:
+    """[search] and [generator] as `rag` takes them. Raises SettingsError for a role without a language model."""
+    from rag.answer import AnswerOptions
+    from rag.persona import find_persona
+    from rag.types import GenerateOptions
+
+    wanted = settings.generator
+    if (persona or system) and wanted.kind == "none":
+        raise SettingsError(
+            "--persona and --system need a language model, and none is set. See: zhiwen doctor",
+            zh="--persona 和 --system 需要语言模型，目前没有配置。请看：zhiwen doctor",
+        )
+    return AnswerOptions(
+        search=search_options(settings),
+        generate=GenerateOptions(
+            max_tokens=wanted.max_tokens,
+            temperature=wanted.temperature,
+            top_p=wanted.top_p,
+            repetition_penalty=wanted.repetition_penalty,
+        ),
+        budget_tokens=settings.search.budget_tokens,
+        persona=find_persona(persona, folder=personas_folder(settings)) if persona else None,
+        system=system,
+    )
+
+
+def reply(
+    settings: Settings,
+    question: str,
+    *,
+    kbs: Sequence[KnowledgeBase],
+    generator: Generator | None,
+    history: Sequence[Message] = (),
+    options: AnswerOptions | None = None,
+    cancel: threading.Event | None = None,
+) -> Iterator[AnswerEvent]:
+    """Answer one question; yields what happens on the way and the answer last."""
+    from rag.answer import stream_answer
+
+    return stream_answer(
+        question,
+        kbs=kbs,
+        embedder=lambda kb: embedder_of(kb, settings),
+        generator=generator,
+        history=history,
+        options=options or answer_options(settings),
+        cancel=cancel,
+    )
+
+
+def open_generator(settings: Settings) -> Generator | None:
+    """What [generator] names, opened once for the life of the process; None for extractive answers.
+
+    Raises SettingsError, ModelError (a missing or broken folder) or GenerationError (a server).
+    """
+    if settings.generator.kind == "none":
+        return None
+    with _opening:
+        return _generator(settings.generator, settings.models, secret(settings.generator.key_env))
+
+
+@lru_cache(maxsize=1)
+def _generator(wanted: GeneratorSettings, models: Path, key: str) -> Generator:
+    if wanted.kind == "openai":
+        from rag.generate.openai_client import OpenAIConfig, OpenAIGenerator
+
+        return OpenAIGenerator(
+            OpenAIConfig(
+                base_url=wanted.base_url,
+                model=wanted.model,
+                key=key,
+                context_tokens=wanted.context_tokens,
+                timeout=wanted.timeout,
+            )
+        )
+    raise ModelError("no", zh="no")

@@ -18,10 +18,10 @@ from finetune.data.types import Conversation, Source
 
 RIVALS = 30
 """Other questions that each answer is compared with."""
-OWN_AT_MOST = 4.0
-"""Weight that a suspicious answer shares with its own question."""
-RIVAL_AT_LEAST = 20.0
-"""Weight that it must share with another question."""
+OWN_AT_MOST = 0.5
+"""Pairs as rare as can be that a suspicious answer shares with its own question."""
+RIVAL_AT_LEAST = 2.5
+"""Pairs as rare as can be that it must share with another question."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,8 +37,8 @@ def shuffled_answers(examples: Sequence[Conversation], *, seed: int = 0) -> list
     """Those whose answer shares hardly anything with its own question, but much with that of another example, whose
     own answer fits it less. One finding names the place where the answer seems to belong.
 
-    Measured by moving a fifth of the answers of eight public sets: a tenth (terse answers) to six tenths of the moved
-    ones are found, and up to 4 % of the untouched ones are named wrongly (mostly questions of a few characters).
+    Measured by moving a fifth of the answers of eight public sets: of the moved ones none (answers that do not repeat
+    the question) to 55 % are found; of the untouched 0 to 3 % are named, in sets of very short questions up to 7 %.
     """
     usable = [e for e in examples if len(e.turns) == 2 and e.question and e.answer]
     if len(usable) < 4:
@@ -47,6 +47,7 @@ def shuffled_answers(examples: Sequence[Conversation], *, seed: int = 0) -> list
     answers = [_pairs(e.answer) for e in usable]
     frequency: Counter[str] = Counter(p for pairs in questions for p in pairs)
     weight = {p: math.log(1 + len(usable) / n) for p, n in frequency.items()}
+    rarest = math.log(1 + len(usable))
     holders: dict[str, list[int]] = {}
     for number, pairs in enumerate(questions):
         for pair in pairs:
@@ -56,10 +57,10 @@ def shuffled_answers(examples: Sequence[Conversation], *, seed: int = 0) -> list
     found: list[Shuffled] = []
     for number, example in enumerate(usable):
         own = _shared(questions[number], answers[number], weight)
-        if own > OWN_AT_MOST or not questions[number]:
+        if own > OWN_AT_MOST * rarest or not questions[number]:
             continue
         rival, score = _best_rival(number, answers[number], questions, holders, weight, draw)
-        if rival < 0 or score < RIVAL_AT_LEAST:
+        if rival < 0 or score < RIVAL_AT_LEAST * rarest:
             continue
         if _shared(questions[rival], answers[rival], weight) <= 0.5 * score:
             other = usable[rival]

@@ -14,7 +14,6 @@ from finetune.embedder import synonyms, vocabulary
 from finetune.embedder.corpus import Source, read_sources
 from finetune.embedder.model import StaticModel
 from finetune.embedder.train import TrainConfig, pack, train
-from kb.errors import DataError
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -100,13 +99,7 @@ def _vocabulary(
         Path(str(kept) + ".part").replace(kept)
     else:
         say("vocabulary: from the earlier run")
-    tokenizer = Tokenizer.from_file(str(kept))
-    if tokenizer.get_vocab_size() > recipe.tokens:
-        raise DataError(
-            f"--tokens {recipe.tokens} is too small: letters and common characters alone need more.",
-            zh=f"--tokens {recipe.tokens} 太小：仅字母和常用字就不止这些。",
-        )
-    return tokenizer
+    return Tokenizer.from_file(str(kept))
 
 
 class _Progress:

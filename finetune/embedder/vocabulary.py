@@ -11,12 +11,15 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from kb.errors import DataError
+
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 UNKNOWN = "[UNK]"
 MARK = "▁"
 """Stands before every text, so that none is without a token: its tiny row keeps float16 from dividing 0 by 0."""
+SPECIAL_TOKENS = 2
 _HAN = re.compile(r"[㐀-䶿一-鿿]+")
 _LATIN = re.compile(r"[a-z]+|[0-9]+")
 
@@ -135,6 +138,7 @@ def build_tokenizer(counts: Counter[str], *, size: int, keep: Iterable[str] = ()
     """A unigram tokenizer of `size` tokens: the fixed ones, `keep`, then the most frequent.
 
     A token's score is the logarithm of its share; a word's path is the most likely one. Punctuation gives no token.
+    Raises DataError if `size` has no room for the fixed ones.
     """
     from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers
 
@@ -142,15 +146,20 @@ def build_tokenizer(counts: Counter[str], *, size: int, keep: Iterable[str] = ()
     rules = fold_rules()
     for word in [w for w in chosen if any(c in rules for c in w)]:
         del chosen[word]
+    if size < len(chosen) + SPECIAL_TOKENS:
+        raise DataError(
+            f"--tokens {size} is too small: letters and common characters alone are {len(chosen) + SPECIAL_TOKENS}.",
+            zh=f"--tokens {size} 太小：仅字母和常用字就有 {len(chosen) + SPECIAL_TOKENS} 个。",
+        )
     for word, _ in sorted(counts.items(), key=lambda item: (-item[1], item[0])):
-        if len(chosen) >= size - 2:
+        if len(chosen) >= size - SPECIAL_TOKENS:
             break
         if not any(c in rules for c in word):
             chosen[word] = None
     total = sum(counts.values())
     floor = 0.3
     scored = [(UNKNOWN, 0.0), (MARK, 0.0)]
-    for word in list(chosen)[: size - 2]:
+    for word in list(chosen)[: size - SPECIAL_TOKENS]:
         count = counts.get(word, 0.0)
         # a character that is mostly met inside words still has to be cheaper than unknown
         scored.append((word, math.log(max(count, floor) / total)))

@@ -2,9 +2,12 @@
 
 encoding.py    bytes -> text
 text.py        txt, md, csv, json, jsonl
-office.py      docx, pptx, xlsx
+word.py        docx, with numbering.py (the numbers that Word writes by itself)
+slides.py      pptx
+sheets.py      xlsx, xls
 web.py         html, epub
-pdf.py         PDF, over pdf_layout.py (characters -> blocks) and ocr.py (pictures -> text)
+pdf.py         PDF: pdf_lines.py (characters -> lines), pdf_order.py (reading order), pdf_layout.py (lines -> blocks),
+               pdf_second.py (pypdf's opinion), ocr.py (pictures -> text)
 picture.py     the picture of a page, and where a passage stands on it
 limits.py      bounds, and advice for each reason
 """
@@ -29,6 +32,7 @@ SUPPORTED: dict[str, str] = {
     ".pptx": "pptx",
     ".xlsx": "xlsx",
     ".xlsm": "xlsx",
+    ".xls": "xls",
     ".csv": "csv",
     ".tsv": "csv",
     ".html": "html",
@@ -43,6 +47,12 @@ SUPPORTED: dict[str, str] = {
 }
 """Suffix -> kind."""
 
+_OLD = {
+    ".doc": ".docx", ".dot": ".docx", ".rtf": ".docx", ".wps": ".docx", ".odt": ".docx", ".ppt": ".pptx", ".dps": ".pptx",
+    ".odp": ".pptx", ".et": ".xlsx", ".ods": ".xlsx",
+}  # fmt: skip
+"""Suffix -> what to save it as."""
+
 _DEFAULT = LoadLimits()
 
 
@@ -55,6 +65,12 @@ def load_file(
     Raises LoadError (LimitError for a bound) with what to do.
     """
     kind = SUPPORTED.get(path.suffix.lower())
+    if (better := _OLD.get(path.suffix.lower())) is not None:
+        raise LoadError(
+            f"{shown(path)} is an old format. Save it as {better} (LibreOffice does it: soffice --headless "
+            f"--convert-to {better[1:]} FILE).",
+            zh=f"{shown(path)} 是旧格式。请另存为 {better}（LibreOffice 可批量转换：soffice --headless --convert-to {better[1:]} 文件）。",
+        )
     if kind is None:
         known = ", ".join(sorted(SUPPORTED))
         raise LoadError(
@@ -79,14 +95,15 @@ def load_file(
 
 
 def _load(path: Path, kind: str, limits: LoadLimits, ocr: OcrMode, password: str) -> LoadedFile:
-    from kb.load import office, pdf, text, web
+    from kb.load import pdf, sheets, slides, text, web, word
 
     if kind == "pdf":
         return pdf.load_pdf(path, limits, ocr=ocr, password=password)
     readers = {
-        "docx": office.load_docx,
-        "pptx": office.load_pptx,
-        "xlsx": office.load_xlsx,
+        "docx": word.load_docx,
+        "pptx": slides.load_pptx,
+        "xlsx": sheets.load_xlsx,
+        "xls": sheets.load_xls,
         "csv": text.load_csv,
         "html": web.load_html,
         "epub": web.load_epub,

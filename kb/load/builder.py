@@ -58,8 +58,10 @@ class PageBuilder:
         reasons: Sequence[str] = (),
         ocr: bool = False,
     ) -> Page:
-        """A page without text is "failed" with the reason "empty", unless reasons are given."""
+        """A page without text is "failed", for `reasons` or else "empty"; an ok page needs no reasons."""
         text = "".join(self._parts)
-        if not text and verdict == "ok":
+        if not text:
             verdict, reasons = "failed", tuple(reasons) or ("empty",)
+        elif verdict == "ok":
+            reasons = ()
         return Page(number, text, tuple(self._blocks), clean(label), verdict, tuple(reasons), ocr)

@@ -1,42 +1,27 @@
-"""One page of a PDF, by pdfium: characters -> lines -> paragraphs, headings and table rows, each character traceable to
-its box on the page."""
+"""One page of a PDF: lines -> paragraphs, headings and table rows, each character traceable to its box on the page."""
 
 from __future__ import annotations
 
-import ctypes
 import re
-import unicodedata
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
-from kb.analyze import plain_character
-from kb.types import Block
+from kb.load.pdf_lines import HAN, Line, PageLines, read_lines
+from kb.load.pdf_order import reading_order
+from kb.types import Block, BlockKind
 
-_HAN = re.compile(r"[\u3000-\u303f\u3400-\u9fff\uf900-\ufaff\uff00-\uffef]")
 _END = "。！？；：.!?;:”」）)"
+_CHAPTER = re.compile(r"^\s*第[一二三四五六七八九十百\d]{1,5}[章节编篇][^的之]")
+_NUMBERED = re.compile(r"^(?:[一二三四五六七八九十]{1,3}、|[A-Z\d]{1,2}(?:\.\d{1,2}){0,3}\.?[ \u3000]+\S)")
 _ITEM = re.compile(
-    r"^\s*(第[一二三四五六七八九十百千零〇\d]+[章节条款编篇]|[一二三四五六七八九十]+、|[（(][一二三四五六七八九十\d]+[)）]|\d+[.、)）]\s?|[•●■◆·▪-]\s?)"
+    r"^\s*(第[一二三四五六七八九十百千零〇\d]+[章节条款编篇]|[一二三四五六七八九十]+、|"
+    r"[（(][一二三四五六七八九十\d]+[)）]|\d+[.、)）]\s?|[•●○■◆▪‣·][ \S]|[-–][ ])"
 )
-
-
-@dataclass(slots=True)
-class Line:
-    """Characters that stand beside each other."""
-
-    text: str
-    indices: list[int]
-    """For each character of `text` its number on the page; -1 for one that we added."""
-    left: float
-    right: float
-    bottom: float
-    top: float
-    cells: list[str] = field(default_factory=list)
-    """More than one: it is a row of a table."""
-
-    @property
-    def height(self) -> float:
-        return self.top - self.bottom
+_OPENS = re.compile(r"^[^\W_a-z]|^[\[【《“\"(（<][^\W_]|^[a-z][A-Z]")
+"""How a heading may begin: no bullet, no small letter."""
+_LEAD = re.compile(r"^(?:\W|[A-Za-z]|\d{1,2}(?:\.\d{1,2}){0,3}\.?|[IVX]{1,4}\.|[(（]\d{1,2}[)）])$")
+"""A bullet or number that stands before its text and makes no table of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,103 +35,88 @@ class PageLayout:
     characters: int
     """Visible characters on the page."""
     unmapped: int
-    """Of them those whose font has no map to Unicode, or that came out in the private area."""
+    """Of them those without a meaning in Unicode."""
+    cut: bool = False
+    """The page holds more than is read."""
 
 
 def layout_page(textpage: Any, *, drop: frozenset[str] = frozenset()) -> PageLayout:
-    """`drop`: keys of lines (see `line_key`) that repeat on every page and are left out."""
-    lines, characters, unmapped = read_lines(textpage)
-    lines = [line for line in lines if line_key(line.text) not in drop]
-    rows = _rows(lines)
-    return _assemble(rows, characters, unmapped)
+    """`drop`: keys (see `line_key`) of lines in the margins that repeat on most pages and are left out."""
+    found = read_lines(textpage)
+    repeated = {id(x) for x in margin_lines(found.lines) if line_key(x.text) in drop} if drop else set()
+    lines = [line for line in found.lines if id(line) not in repeated]
+    usual = lines[0].turn if lines else 0
+    along = [line for line in lines if line.turn == usual]
+    aside = [line for line in lines if line.turn != usual]
+    return _assemble([*_rows(reading_order(along)), *_rows(aside)], found)
 
 
 def line_key(text: str) -> str:
     """The line with its digits taken out: page numbers differ, headers do not."""
-    return re.sub(r"[\d\s]+", "", text)
+    return re.sub(r"[\d\s]+", "#", text).strip("#")
 
 
-def read_lines(textpage: Any) -> tuple[list[Line], int, int]:
-    """(lines in the order of the file, visible characters, unmapped characters)."""
-    import pypdfium2.raw as pdfium
-
-    page = textpage.raw
-    count = max(0, pdfium.FPDFText_CountChars(page))
-    left, right, bottom, top = (ctypes.c_double() for _ in range(4))
-    lines: list[Line] = []
-    current: Line | None = None
-    characters = unmapped = 0
-    high = 0
-    for index in range(count):
-        code = pdfium.FPDFText_GetUnicode(page, index)
-        if 0xD800 <= code < 0xDC00:
-            high = code
-            continue
-        if 0xDC00 <= code < 0xE000 and high:
-            code, high = 0x10000 + ((high - 0xD800) << 10) + (code - 0xDC00), 0
-        if code in (10, 13):
-            current = None
-            continue
-        if code in (0, 0xFFFE, 0xFFFF, 0xAD, 2):
-            continue
-        character = plain_character(chr(code))
-        if character.isspace():
-            if current is not None and not current.text.endswith(" "):
-                current.text += " "
-                current.indices.append(index)
-            continue
-        characters += 1
-        if (
-            unicodedata.category(chr(code)) in ("Co", "Cn", "Cs", "Cc")
-            or pdfium.FPDFText_HasUnicodeMapError(page, index) == 1
-        ):
-            unmapped += 1
-        pdfium.FPDFText_GetCharBox(page, index, left, right, bottom, top)
-        if current is not None and _far(current, left.value, bottom.value, top.value):
-            current = None
-        if current is None:
-            current = Line("", [], left.value, right.value, bottom.value, top.value)
-            lines.append(current)
-        elif character == current.text[-1:] and abs(
-            left.value - current.right + (right.value - left.value)
-        ) < 0.35 * max(0.1, right.value - left.value):
-            continue  # the same character printed twice in one place, to look bold
-        current.text += character
-        current.indices += [index] * len(character)
-        current.right = max(current.right, right.value)
-        current.bottom, current.top = min(current.bottom, bottom.value), max(current.top, top.value)
-    for line in lines:
-        while line.text.endswith(" "):
-            line.text = line.text[:-1]
-            line.indices.pop()
-    return [line for line in lines if line.text], characters, unmapped
-
-
-def _far(line: Line, left: float, bottom: float, top: float) -> bool:
-    """Does the character stand in another line, or beyond a gap as wide as between columns?"""
-    middle = (bottom + top) / 2
-    if line.height > 0 and not line.bottom - 0.6 * line.height <= middle <= line.top + 0.6 * line.height:
-        return True
-    return left - line.right > 1.3 * max(line.height, 6.0) or line.left - left > 4 * max(line.height, 6.0)
+def margin_lines(lines: list[Line]) -> list[Line]:
+    """The three outermost lines above and below that stand in the upper or lower tenth of what is written, in type
+    that is no larger than usual (a title that several pages share is no header)."""
+    if not lines:
+        return []
+    usual = 1.35 * median(line.size for line in lines)
+    lines = [line for line in lines if line.turn == lines[0].turn and line.size <= usual]
+    if not lines:
+        return []
+    highest, lowest = max(line.top for line in lines), min(line.bottom for line in lines)
+    tenth = 0.1 * (highest - lowest)
+    high = sorted((x for x in lines if x.bottom > highest - tenth), key=lambda x: -x.top)[:3]
+    low = sorted((x for x in lines if x.top < lowest + tenth), key=lambda x: x.bottom)[:3]
+    return [*high, *low]
 
 
 def _rows(lines: list[Line]) -> list[Line]:
-    """Neighbouring lines on one height become one row with cells."""
-    rows: list[Line] = []
+    """Neighbouring lines on one height become one line, or a row with cells where the gap is wide."""
+    rows: list[list[Line]] = []
     for line in lines:
-        before = rows[-1] if rows else None
-        if before is not None:
-            overlap = min(before.top, line.top) - max(before.bottom, line.bottom)
-            same = overlap > 0.5 * min(before.height, line.height) and line.left >= before.right - 1
-            if same and line.left - before.right > 0.8 * max(before.height, line.height):
-                before.cells = [*(before.cells or [before.text]), line.text]
-                before.text += " | " + line.text
-                before.indices += [-1, -1, -1, *line.indices]
-                before.right = line.right
-                before.bottom, before.top = min(before.bottom, line.bottom), max(before.top, line.top)
-                continue
-        rows.append(line)
-    return rows
+        cells = rows[-1] if rows else []
+        if not cells or line.vertical or not _beside(cells[-1], line):
+            rows.append([line])
+            continue
+        last = cells[-1]
+        gap, size = line.left - last.right, max(last.size, line.size)
+        figures = last.text[-1].isdigit() and line.text[0].isdigit()
+        if gap < (0.4 if figures else 0.9) * size:
+            blank = gap > 0.2 * size and not (HAN.match(last.text[-1]) and HAN.match(line.text[0]))
+            cells[-1] = _joined(last, line, " " if blank else "")
+        else:
+            cells.append(line)
+    return [_row(cells) for cells in rows]
+
+
+def _beside(before: Line, line: Line) -> bool:
+    overlap = min(before.top, line.top) - max(before.bottom, line.bottom)
+    level = overlap > 0.5 * min(before.height, line.height) and before.turn == line.turn
+    return level and not before.vertical and line.left >= before.right - 0.5 * before.size
+
+
+def _joined(a: Line, b: Line, between: str) -> Line:
+    text = a.text + between + b.text
+    indices = [*a.indices, *[-1] * len(between), *b.indices]
+    size = a.size if len(a.text) >= len(b.text) else b.size
+    return Line(
+        text, indices, min(a.left, b.left), max(a.right, b.right), min(a.bottom, b.bottom), max(a.top, b.top), size,
+        a.bold and b.bold, a.han, a.turn, a.vertical, b.hyphen, [],
+    )  # fmt: skip
+
+
+def _row(cells: list[Line]) -> Line:
+    if len(cells) == 1:
+        return cells[0]
+    if len(cells) == 2 and _LEAD.match(cells[0].text):
+        return _joined(cells[0], cells[1], " ")
+    whole = cells[0]
+    for cell in cells[1:]:
+        whole = _joined(whole, cell, " | ")
+    whole.cells = list(cells)
+    return whole
 
 
 class _Writer:
@@ -161,50 +131,145 @@ class _Writer:
         self.text.append(text)
         self.indices += indices
 
-    def close(self, kind: str, start: int, *, level: int = 0, header: str = "") -> None:
+    def close(self, kind: BlockKind, start: int, *, level: int = 0, header: str = "") -> None:
         end = len(self.indices)
         if end > start:
-            self.blocks.append(Block(kind, start, end, level, header))  # type: ignore[arg-type]
+            self.blocks.append(Block(kind, start, end, level, header))
 
     def gap(self, text: str = "\n\n") -> None:
         if self.indices:
             self.write(text, [-1] * len(text))
 
 
-def _assemble(rows: list[Line], characters: int, unmapped: int) -> PageLayout:
+def _assemble(rows: list[Line], found: PageLines) -> PageLayout:
     writer = _Writer()
-    heights = [row.height for row in rows if len(row.text) > 8] or [row.height for row in rows] or [10.0]
-    body = median(heights)
-    edge = max((row.right for row in rows), default=0.0)
+    sizes = _Sizes(rows)
+    body = sizes.body
+    edges = _edges(rows, body)
     at = 0
     while at < len(rows):
         row = rows[at]
         writer.gap()
         start = len(writer.indices)
-        if len(row.cells) > 1 and at + 1 < len(rows) and len(rows[at + 1].cells) > 1:
+        if row.cells and at + 1 < len(rows) and rows[at + 1].cells:
             at = _table(rows, at, writer, start)
             continue
-        large = row.height > 1.18 * body and len(row.text) < 60
-        chapter = re.match(r"^\s*第[一二三四五六七八九十百\d]+[章节编篇]", row.text) and len(row.text) < 40
-        if (large or chapter) and not row.cells:
+        row = rows[at] = _flat(row)
+        alone = at + 1 >= len(rows) or not _runs_on(row, rows[at + 1], edges[at], body)
+        if level := _heading_level(row, sizes, alone=alone):
             writer.write(row.text, row.indices)
-            writer.close("heading", start, level=1 if row.height > 1.5 * body else 2)
             at += 1
+            while at < len(rows) and _same_heading(rows[at - 1], rows[at], sizes):
+                writer.write(rows[at].text, rows[at].indices)
+                at += 1
+            writer.close("heading", start, level=level)
             continue
-        at = _paragraph(rows, at, writer, edge, body)
+        at = _paragraph(rows, at, writer, edges, body)
         writer.close("text", start)
-    return PageLayout("".join(writer.text), tuple(writer.blocks), tuple(writer.indices), characters, unmapped)
+    return PageLayout(
+        "".join(writer.text),
+        tuple(writer.blocks),
+        tuple(writer.indices),
+        found.characters,
+        found.unmapped,
+        found.cut,
+    )
+
+
+class _Sizes:
+    """The type size that most characters have, in Chinese lines, in others, and overall."""
+
+    def __init__(self, rows: list[Line]) -> None:
+        self.body = _usual(rows)
+        total = sum(len(row.text) for row in rows)
+        self._of: dict[bool, float] = {}
+        for han in (True, False):
+            group = [row for row in rows if row.han == han]
+            enough = 4 * sum(len(row.text) for row in group) > total
+            self._of[han] = _usual(group) if enough else self.body
+
+    def ratio(self, row: Line) -> float:
+        """How large the line's type is; 1 is the usual size."""
+        return row.size / self._of[row.han]
+
+
+def _usual(rows: list[Line]) -> float:
+    """The median over characters, in points."""
+    weights: dict[float, int] = {}
+    for row in rows:
+        weights[round(row.size, 1)] = weights.get(round(row.size, 1), 0) + len(row.text)
+    total = sum(weights.values())
+    passed = 0
+    for size in sorted(weights):
+        passed += weights[size]
+        if 2 * passed >= total:
+            return max(size, 1.0)
+    return 10.0
+
+
+def _edges(rows: list[Line], body: float) -> list[float]:
+    """For each line the right (vertical: lower) edge of its column: where nearly all of its lines end at the latest."""
+    page = sorted((row.right for row in rows), reverse=True)
+    widest = page[len(page) // 12] if page else 0.0
+    edges = []
+    for number, row in enumerate(rows):
+        near = rows[max(0, number - 40) : number + 40]
+        if row.vertical:
+            edges.append(min(x.bottom for x in near if x.vertical))
+            continue
+        rights = sorted(
+            (x.right for x in near if abs(x.left - row.left) < 3 * body and not x.vertical), reverse=True
+        )
+        edges.append(rights[len(rights) // 8] if len(rights) > 2 else widest)
+    return edges
+
+
+def _flat(row: Line) -> Line:
+    """A row of cells that stands alone is a line of text."""
+    if not row.cells:
+        return row
+    whole = row.cells[0]
+    for cell in row.cells[1:]:
+        whole = _joined(whole, cell, "  ")
+    return whole
+
+
+def _heading_level(row: Line, sizes: _Sizes, *, alone: bool) -> int:
+    """1 to 4; 0 for what is no heading. By the size of the type, or by a number where the line stands alone."""
+    text = row.text
+    if row.vertical or row.turn or not 2 <= len(text) <= 60 or sum(c.isalpha() for c in text) < 2:
+        return 0
+    if text[-1] in "。，；,;、" or not _OPENS.match(text):
+        return 0
+    ratio = sizes.ratio(row)
+    if ratio > 1.18:
+        return 1 if ratio > 1.5 else 2
+    if not alone or len(text) > 40:
+        return 0
+    if _CHAPTER.match(text + " ") and not re.search(r"[.…·]{4}|\d$", text):
+        return 2
+    return 3 if _NUMBERED.match(text) and (row.bold or ratio > 1.04) else 0
+
+
+def _same_heading(before: Line, line: Line, sizes: _Sizes) -> bool:
+    """Is it the second line of a heading that did not fit into one?"""
+    close = before.bottom - line.top < 0.6 * line.size and before.top > line.top
+    same = (
+        abs(before.size - line.size) < 0.05 * line.size
+        and before.han == line.han
+        and before.turn == line.turn
+    )
+    long = before.width > 12 * before.size and not _ITEM.match(line.text) and not line.cells
+    return close and same and long and sizes.ratio(line) > 1.18 and before.width > 0.8 * line.width
 
 
 def _table(rows: list[Line], at: int, writer: _Writer, start: int) -> int:
     header = rows[at].text
-    columns = len(rows[at].cells)
-    first = True
-    while at < len(rows) and (len(rows[at].cells) > 1 or (_wrapped(rows, at) and columns > 1)):
-        if not first:
+    first = at
+    while at < len(rows) and (rows[at].cells or _wrapped(rows, at)):
+        if at > first:
             writer.gap("\n")
         writer.write(rows[at].text, rows[at].indices)
-        first = False
         at += 1
     writer.close("table", start, header=header)
     return at
@@ -212,23 +277,24 @@ def _table(rows: list[Line], at: int, writer: _Writer, start: int) -> int:
 
 def _wrapped(rows: list[Line], at: int) -> bool:
     """A cell's second line between two rows of a table."""
+    near = at + 1 < len(rows) and bool(rows[at + 1].cells)
     return (
-        at + 1 < len(rows)
-        and len(rows[at + 1].cells) > 1
+        near
         and rows[at - 1].bottom - rows[at].top < 0.5 * rows[at].height
+        and rows[at].left > rows[at - 1].left
     )
 
 
-def _paragraph(rows: list[Line], at: int, writer: _Writer, edge: float, body: float) -> int:
+def _paragraph(rows: list[Line], at: int, writer: _Writer, edges: list[float], body: float) -> int:
     """Lines that run on; Chinese is joined without a blank, Latin with one, a hyphen at the end is taken out."""
     writer.write(rows[at].text, rows[at].indices)
     at += 1
-    while at < len(rows) and _runs_on(rows[at - 1], rows[at], edge, body):
+    while at < len(rows) and _runs_on(rows[at - 1], rows[at], edges[at - 1], body):
         before, line = rows[at - 1], rows[at]
-        if re.search(r"[a-z]-$", before.text) and re.match(r"[a-z]", line.text):
+        if before.text.endswith("-") and re.match(r"[a-z]", line.text) and re.search(r"[a-z]-$", before.text):
             writer.text[-1] = writer.text[-1][:-1]
             writer.indices.pop()
-        elif not (_HAN.match(before.text[-1]) or _HAN.match(line.text[0])):
+        elif not (HAN.match(before.text[-1]) or HAN.match(line.text[0])):
             writer.write(" ", [-1])
         writer.write(line.text, line.indices)
         at += 1
@@ -236,12 +302,31 @@ def _paragraph(rows: list[Line], at: int, writer: _Writer, edge: float, body: fl
 
 
 def _runs_on(before: Line, line: Line, edge: float, body: float) -> bool:
-    if line.cells or before.cells or _ITEM.match(line.text):
+    """Is `line` the next line of the paragraph that `before` belongs to?"""
+    if line.cells or before.cells or _ITEM.match(line.text) or line.vertical != before.vertical:
         return False
-    if abs(line.height - before.height) > 0.25 * max(line.height, before.height):
+    if abs(line.size - before.size) > 0.22 * max(line.size, before.size):
         return False
+    if line.vertical:
+        return before.bottom < edge + 1.5 * body and 0 < before.left - line.left < 4 * body
+    if before.hyphen:
+        return True
+    full = _is_full(before, line, edge, body)
     gap = before.bottom - line.top
-    if gap > 1.4 * body or gap < -3 * body:
-        return gap < -3 * body and before.text[-1] not in _END  # the top of the next column
-    full = before.right > edge - 2.5 * body or before.right > line.right - 1.5 * body
-    return full and (line.left < before.left + 1.2 * body)
+    if gap > 1.2 * body:
+        return False
+    if gap < -2 * before.height:  # the top of the next column
+        return full and before.text[-1] not in _END
+    return full and line.left < before.left + 1.2 * body
+
+
+def _is_full(before: Line, line: Line, edge: float, body: float) -> bool:
+    """Would the next line's first word not have fitted behind it?"""
+    if before.width < 8 * body:
+        return False
+    word = re.match(r"[^\W\u3000-\u9fff]+\S?", line.text)
+    room = 1.6 * body + (0.5 * len(word.group()) * body if word else 0.0)
+    if before.right > edge - room:
+        return True
+    long = before.width > 18 * body and before.text[-1] not in "。！？；：!?;:"
+    return long and before.right > line.right - 1.2 * body

@@ -6,33 +6,66 @@ import csv
 import io
 import json
 import re
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from kb.errors import LoadError
+from kb.errors import LimitError, LoadError
 from kb.load.builder import PageBuilder
 from kb.load.encoding import Decoded, decode, looks_garbled
-from kb.load.limits import LoadLimits, shown
+from kb.load.limits import LoadLimits, shown, shown_text
 from kb.types import LoadedFile, Page, Verdict
 
 
-def read(path: Path, limits: LoadLimits) -> Decoded:
-    """The file's text; raises LoadError if it is binary."""
-    data = path.read_bytes()
+@dataclass(frozen=True, slots=True)
+class TextFile:
+    """A text file, decoded."""
+
+    found: Decoded
+    cut: bool
+    """It had more characters than are read."""
+
+    @property
+    def text(self) -> str:
+        return self.found.text
+
+
+def read(path: Path, limits: LoadLimits, *, markup: bool = False) -> TextFile:
+    """The file's text; raises LoadError if it is binary, LimitError if `markup` would take too much memory."""
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise LoadError(
+            f"{shown(path)} cannot be read ({error.strerror}).",
+            zh=f"{shown(path)} 无法读取（{error.strerror}）。",
+        ) from error
+    if markup and len(data) > limits.max_markup:
+        raise LimitError(
+            f"{shown(path)} has {len(data):,} bytes, more than {limits.max_markup:,} for its kind. Split it.",
+            zh=f"{shown(path)} 有 {len(data):,} 字节，超过这类文件的上限 {limits.max_markup:,}。请拆分。",
+        )
     found = decode(data)
-    if data[:4096].count(0) > 64 and not found.encoding.startswith("utf-"):
+    if _is_binary(data, found):
         raise LoadError(
             f"{shown(path)} is not text (it holds binary data). Give it the suffix of what it is.",
             zh=f"{shown(path)} 不是文本（含二进制数据）。请改成与内容相符的后缀。",
         )
-    if len(found.text) > limits.max_characters:
-        return Decoded(found.text[: limits.max_characters], found.encoding, found.certain, found.damaged)
-    return found
+    cut = len(found.text) > limits.max_characters
+    return TextFile(replace(found, text=found.text[: limits.max_characters]) if cut else found, cut)
 
 
-def verdict_of(found: Decoded) -> tuple[Verdict, tuple[str, ...]]:
+def _is_binary(data: bytes, found: Decoded) -> bool:
+    sample = data[:65536]
+    if found.encoding.startswith(("utf-16", "utf-32")):
+        return False
+    controls = sum(byte < 32 and byte not in (9, 10, 12, 13, 27) for byte in sample)
+    return controls > 0.02 * len(sample) + 8
+
+
+def verdict_of(file: TextFile) -> tuple[Verdict, tuple[str, ...]]:
     """ok, or suspect with what is uncertain about the characters."""
-    reasons: list[str] = []
+    reasons: list[str] = ["too-long"] if file.cut else []
+    found = file.found
     if not found.certain:
         reasons.append("guessed-encoding")
     if found.damaged or looks_garbled(found.text):
@@ -40,12 +73,12 @@ def verdict_of(found: Decoded) -> tuple[Verdict, tuple[str, ...]]:
     return ("suspect", tuple(reasons)) if reasons else ("ok", ())
 
 
-def _finish(path: Path, kind: str, found: Decoded, builder: PageBuilder, title: str = "") -> LoadedFile:
+def _finish(path: Path, kind: str, found: TextFile, builder: PageBuilder, title: str = "") -> LoadedFile:
     verdict, reasons = verdict_of(found)
     page = builder.page(1, verdict=verdict, reasons=reasons)
     if not page.text:
         page = Page(1, "", (), "", "failed", ("empty",))
-    return LoadedFile(path, kind, (page,), title or path.stem, found.encoding)
+    return LoadedFile(path, kind, (page,), title or path.stem, found.found.encoding)
 
 
 def load_txt(path: Path, limits: LoadLimits) -> LoadedFile:
@@ -124,8 +157,8 @@ def load_csv(path: Path, limits: LoadLimits) -> LoadedFile:
         rows = list(csv.reader(io.StringIO(found.text, newline=""), dialect))
     except csv.Error as error:
         raise LoadError(
-            f"{shown(path)} is not a csv table ({error}). Save it again as csv.",
-            zh=f"{shown(path)} 不是合法的 csv 表格（{error}）。请重新另存为 csv。",
+            f"{shown(path)} is not a csv table ({shown_text(str(error))}). Save it again as csv.",
+            zh=f"{shown(path)} 不是合法的 csv 表格（{shown_text(str(error))}）。请重新另存为 csv。",
         ) from error
     builder = PageBuilder()
     builder.table(rows)
@@ -133,23 +166,55 @@ def load_csv(path: Path, limits: LoadLimits) -> LoadedFile:
 
 
 def load_json(path: Path, limits: LoadLimits) -> LoadedFile:
-    """Each leaf as "path: value", grouped by record; jsonl line by line."""
-    found = read(path, limits)
+    """Each leaf as "path: value", grouped by record; jsonl line by line, bad lines left out and said so."""
+    lines = path.suffix.lower() == ".jsonl"
+    file = read(path, limits, markup=not lines)
     builder = PageBuilder()
-    try:
-        if path.suffix.lower() == ".jsonl":
-            records = [json.loads(line) for line in found.text.split("\n") if line.strip()]
-        else:
-            value = json.loads(found.text)
-            records = value if isinstance(value, list) else [value]
-    except (ValueError, RecursionError) as error:
-        raise LoadError(
-            f"{shown(path)} is not valid JSON ({str(error)[:120]}). Correct the file.",
-            zh=f"{shown(path)} 不是合法的 JSON（{str(error)[:120]}）。请更正文件。",
-        ) from error
+    bad = 0
+    if lines:
+        records, bad = _records(file.text)
+        if not records:
+            raise _not_json(path, "no line of it is")
+    else:
+        try:
+            value = json.loads(file.text)
+        except (ValueError, RecursionError) as error:
+            raise _not_json(path, shown_text(str(error))) from error
+        records = value if isinstance(value, list) else [value]
+        if _is_flat(records):
+            records = [records]
     for record in records:
         builder.add("text", "\n".join(_leaves(record, "", 0)))
-    return _finish(path, path.suffix.lower().lstrip("."), found, builder)
+    loaded = _finish(path, "jsonl" if lines else "json", file, builder)
+    if not bad or not loaded.pages[0].text:
+        return loaded
+    page = loaded.pages[0]
+    page = replace(page, verdict="suspect", reasons=(*page.reasons, "bad-lines"))
+    return replace(loaded, pages=(page,), notes=(f"bad-lines: {bad}",))
+
+
+def _records(text: str) -> tuple[list[Any], int]:
+    """(values, lines that hold none)."""
+    records, bad = [], 0
+    for line in text.split("\n"):
+        if line.strip():
+            try:
+                records.append(json.loads(line))
+            except (ValueError, RecursionError):
+                bad += 1
+    return records, bad
+
+
+def _is_flat(records: list[Any]) -> bool:
+    """A list of words and numbers, no records."""
+    return bool(records) and not any(isinstance(record, dict | list) for record in records)
+
+
+def _not_json(path: Path, detail: str) -> LoadError:
+    return LoadError(
+        f"{shown(path)} is not valid JSON ({detail}). Correct the file.",
+        zh=f"{shown(path)} 不是合法的 JSON（{detail}）。请更正文件。",
+    )
 
 
 def _leaves(value: Any, name: str, depth: int) -> list[str]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import codecs
 import posixpath
 import re
+import time
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -12,8 +14,8 @@ from urllib.parse import unquote
 from kb.errors import LoadError
 from kb.load.builder import PageBuilder
 from kb.load.encoding import Decoded, decode
-from kb.load.limits import LoadLimits, check_zip, shown
-from kb.load.text import read, verdict_of
+from kb.load.limits import LoadLimits, check_zip, shown, too_slow
+from kb.load.text import TextFile, read, verdict_of
 from kb.types import LoadedFile, Page
 
 _DROPPED = ("script", "style", "noscript", "template", "nav", "svg", "iframe", "form", "button")
@@ -24,9 +26,13 @@ _BLOCKS = {
 
 
 def _soup(markup: str) -> Any:
-    from bs4 import BeautifulSoup
+    import warnings
 
-    soup = BeautifulSoup(markup, "lxml")
+    from bs4 import BeautifulSoup, XMLParsedAsHTMLWarning
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", XMLParsedAsHTMLWarning)  # XHTML, as EPUB has it, reads well as HTML
+        soup = BeautifulSoup(re.sub(r"^\s*<\?xml[^>]*\?>", "", markup), "lxml")
     for tag in soup(_DROPPED):
         tag.decompose()
     return soup
@@ -74,7 +80,7 @@ def add_html(builder: PageBuilder, root: Any) -> None:
 
 def load_html(path: Path, limits: LoadLimits) -> LoadedFile:
     """Scripts, styles and navigation are left out. An encoding that the page declares counts if it fits."""
-    found = _declared(path, read(path, limits))
+    found = _declared(path, read(path, limits, markup=True))
     soup = _soup(found.text)
     title = soup.title.get_text().strip() if soup.title else ""
     builder = PageBuilder()
@@ -83,27 +89,31 @@ def load_html(path: Path, limits: LoadLimits) -> LoadedFile:
     page = builder.page(1, verdict=verdict, reasons=reasons)
     if not page.text:
         page = Page(1, "", (), "", "failed", ("empty",))
-    return LoadedFile(path, "html", (page,), title or path.stem, found.encoding)
+    return LoadedFile(path, "html", (page,), title or path.stem, found.found.encoding)
 
 
-def _declared(path: Path, found: Decoded) -> Decoded:
-    if found.certain:
-        return found
+def _declared(path: Path, file: TextFile) -> TextFile:
+    """The encoding that the page declares decides where ours is a guess, if the bytes fit it."""
+    if file.found.certain or file.cut:
+        return file
     data = path.read_bytes()
     match = re.search(rb"charset=[\"']?([\w-]+)", data[:4096], re.IGNORECASE)
     if match is None:
-        return found
+        return file
     name = match.group(1).decode("ascii").lower()
-    name = {"gb2312": "gb18030", "gbk": "gb18030"}.get(name, name)
+    name = {"gb2312": "gb18030", "gbk": "gb18030", "big5": "big5hkscs"}.get(name, name)
     try:
-        return Decoded(data.decode(name), name, True)
+        if not codecs.lookup(name)._is_text_encoding:
+            return file
+        return TextFile(Decoded(data.decode(name), name, True), False)
     except (UnicodeDecodeError, LookupError):
-        return found
+        return file
 
 
 def load_epub(path: Path, limits: LoadLimits) -> LoadedFile:
     """One page a chapter, in the order of the spine."""
-    check_zip(path, limits)
+    check_zip(path, limits, book=True)
+    deadline = time.monotonic() + limits.seconds
     with zipfile.ZipFile(path) as archive:
         names = set(archive.namelist())
         try:
@@ -126,6 +136,8 @@ def load_epub(path: Path, limits: LoadLimits) -> LoadedFile:
             place = posixpath.normpath(posixpath.join(base, unquote(items.get(reference.get("idref"), ""))))
             if place not in names:
                 continue
+            if time.monotonic() > deadline:
+                raise too_slow(path, limits)
             builder = PageBuilder()
             soup = _soup(decode(archive.read(place)).text)
             add_html(builder, soup.body or soup)
@@ -139,6 +151,10 @@ def load_epub(path: Path, limits: LoadLimits) -> LoadedFile:
 
 def _xml(data: bytes) -> Any:
     """Read without entities: BeautifulSoup's HTML parser resolves none that the file defines."""
-    from bs4 import BeautifulSoup
+    import warnings
 
-    return BeautifulSoup(decode(data).text, "html.parser")
+    from bs4 import BeautifulSoup, XMLParsedAsHTMLWarning
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", XMLParsedAsHTMLWarning)
+        return BeautifulSoup(decode(data).text, "html.parser")

@@ -67,8 +67,8 @@ def native_parts(official: str, *, shape: GlmShape) -> list[Part]:
     if found and int(found[1]) < shape.layers:
         layer, inner = f"model.layers.{found[1]}.", found[2]
         if inner in _INNER:
-            size = _sizes(shape)[_INNER[inner]]
-            return [Part(layer + _INNER[inner], size, 0, size[0])]
+            sides = _sizes(shape)[_INNER[inner]]
+            return [Part(layer + _INNER[inner], sides, 0, sides[0])]
         if inner.startswith("self_attention.query_key_value."):
             return _split_qkv(layer, inner.rsplit(".", 1)[1], shape)
     raise ModelError(

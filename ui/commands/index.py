@@ -60,6 +60,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help=pick("扫描页：auto 装了 OCR 就识别，require 没装就报错", "scanned pages: auto reads pages without text, force reads all"),
     )  # fmt: skip
     parser.add_argument(
+        "--rebuild",
+        action="store_true",
+        help=pick("先删除再重建这个知识库（换嵌入模型时用）", "delete the knowledge base and build it anew"),
+    )
+    parser.add_argument(
         "--all", action="store_true", help=pick("计划里列出每个文件", "list every file in the plan")
     )
     arguments.add_home(parser)
@@ -85,7 +90,7 @@ def run(args: argparse.Namespace) -> int:
         return 0
     if not args.folder.is_dir():
         wiring.plan_folder(settings, args.folder, name=name, options=options)  # raises, and creates nothing
-    kb, choice = wiring.open_or_create(settings, name)
+    kb, choice = wiring.open_or_create(settings, name, rebuild=args.rebuild)
     if choice.message_en:
         print(pick(choice.message_zh, choice.message_en), file=sys.stderr)
     if not args.move:

@@ -137,7 +137,7 @@ def show_them(kbs: Sequence[KnowledgeBase], args: argparse.Namespace) -> int:
 
 def check_them(kbs: Sequence[KnowledgeBase], args: argparse.Namespace) -> int:
     """check, or repair and check."""
-    from ui.reasons import reason_words
+    from ui.reasons import problem_words
 
     results = {kb.name: (kb.repair() if args.action == "repair" else kb.check()) for kb in kbs}
     if args.json:
@@ -150,7 +150,7 @@ def check_them(kbs: Sequence[KnowledgeBase], args: argparse.Namespace) -> int:
         if found.ok:
             print(f"✓ {name}")
             continue
-        print(f"✗ {name}: {'; '.join(reason_words(problem) for problem in found.problems)}")
+        print(f"✗ {name}: {'; '.join(problem_words(problem) for problem in found.problems)}")
         again = args.action == "repair"
         todo = (
             pick("请重新运行 zhiwen index", "run zhiwen index again") if again else f"zhiwen kb repair {name}"

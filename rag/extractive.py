@@ -1,0 +1,245 @@
+"""Answers without a language model: the sentences, rows and items of the sources that answer, word for word.
+
+Each piece of the passages found is scored by how much of the question it holds (rare terms count more), by the embedder, by
+whether it has the kind of thing that is asked for (几天: a number of days), and by how well its passage was found.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from kb.types import Embedder, Hit, Vectors
+from rag.question import Question, source_terms
+from rag.sentence import Unit, units
+
+
+@dataclass(frozen=True, slots=True)
+class ExtractOptions:
+    """How much is quoted. The defaults were measured in tests/bench/answers.py."""
+
+    most: int = 3
+    """Pieces at the most; rows of one table that belong together count once."""
+    passages: int = 5
+    """Passages looked at, best first."""
+    max_chars: int = 400
+    """Characters quoted in all, but the best piece is always whole."""
+    near: float = 0.74
+    """A further piece needs this share of the best one's score."""
+    alike: float = 0.93
+    """Rows of a table with at least this share of the best row's score are shown with it."""
+    most_rows: int = 12
+    """Rows of a table that are shown together when the question fits all of them alike."""
+
+
+@dataclass(frozen=True, slots=True)
+class Extract:
+    """A piece of a passage that answers: `hit.passage.text[start:end]`."""
+
+    hit: Hit
+    start: int
+    end: int
+    rows: tuple[tuple[int, int], ...] = ()
+    """A table: the header, then the rows that are shown; `start` and `end` enclose the rows."""
+    lead: tuple[int, int] | None = None
+    """What is shown before it: the sentence that leads into the list."""
+    score: float = 0.0
+
+    @property
+    def quote(self) -> str:
+        return self.hit.passage.text[self.start : self.end]
+
+
+@dataclass(slots=True)
+class _Candidate:
+    hit: Hit
+    rank: int
+    unit: Unit
+    context: str
+    """Heading path, header, lead-in or the sentence before: read with it, counted less."""
+    terms: set[str] = field(default_factory=set)
+    around: set[str] = field(default_factory=set)
+    score: float = 0.0
+
+    @property
+    def text(self) -> str:
+        return self.hit.passage.text[self.unit.start : self.unit.end]
+
+
+_AROUND = 0.55
+"""What a question term counts that stands in the context only."""
+_APART = 0.8
+"""What a pair of characters counts that stands there with one or two others between."""
+_WEIGHTS = {"cover": 1.0, "dense": 0.6, "fit": 0.3, "rank": 0.25, "range": 0.35}
+_TOO_SHORT = 4
+"""Characters; shorter sentences say nothing alone."""
+
+
+def extract(
+    question: str,
+    hits: Sequence[Hit],
+    *,
+    embedder: Embedder | None = None,
+    options: ExtractOptions = ExtractOptions(),
+) -> list[Extract]:
+    """What of `hits` answers `question`, in reading order (passages by rank). Empty only if the hits have no text.
+
+    Without an embedder the words alone decide.
+    """
+    asked = Question(question)
+    candidates = _candidates(hits[: options.passages])
+    if not candidates:
+        return []
+    _score(asked, candidates, embedder)
+    return _in_order(_chosen(asked, candidates, options))
+
+
+def _candidates(hits: Sequence[Hit]) -> list[_Candidate]:
+    """Every piece of the passages that is not a heading, with what is read with it."""
+    found: list[_Candidate] = []
+    seen: set[str] = set()
+    for rank, hit in enumerate(hits):
+        text, before, heading = hit.passage.text, "", ""
+        path = " ".join(hit.passage.headings)
+        for unit in units(text, headings=hit.passage.headings):
+            words = text[unit.start : unit.end]
+            if unit.kind == "heading":
+                heading, before = words, ""
+                continue
+            around = [path, heading, before]
+            around += [text[span[0] : span[1]] for span in (unit.header, unit.lead) if span is not None]
+            key = "".join(words.split())
+            if len(key) >= _TOO_SHORT and key not in seen:
+                found.append(_Candidate(hit, rank, unit, " ".join(around)))
+                seen.add(key)
+            before = words if unit.kind != "row" else ""
+    return found
+
+
+def _score(asked: Question, candidates: list[_Candidate], embedder: Embedder | None) -> None:
+    """Set `score` of each candidate, about 0 to 2.5."""
+    counts: Counter[str] = Counter()
+    for candidate in candidates:
+        candidate.terms = set(source_terms(candidate.text))
+        candidate.around = set(source_terms(candidate.context))
+        counts.update(candidate.terms)
+    weights = {
+        term: _size(term) * math.log(1 + (len(candidates) + 1) / (counts[term] + 0.5)) for term in asked.terms
+    }
+    total = sum(weights.values()) or 1.0
+    dense = _similarities(asked.text, candidates, embedder)
+    for candidate, similarity in zip(candidates, dense, strict=True):
+        cover = sum(w * _held(term, candidate) for term, w in weights.items()) / total
+        candidate.score = (
+            _WEIGHTS["cover"] * cover
+            + _WEIGHTS["dense"] * similarity
+            + _WEIGHTS["fit"] * asked.fits(candidate.text)
+            + _WEIGHTS["range"] * asked.in_range(candidate.text)
+            + _WEIGHTS["rank"] / (1 + candidate.rank)
+        )
+        candidate.score -= 0.25 * candidate.text.rstrip("”’\"'）)").endswith(
+            ("？", "?")
+        )  # a question is no answer
+
+
+def _held(term: str, candidate: _Candidate) -> float:
+    """1 if the piece has the term, less if only its context has it or its characters stand near each other (年假: 年休假)."""
+    if term in candidate.terms:
+        return 1.0
+    if term in candidate.around:
+        return _AROUND
+    if len(term) == 2 and not term.isascii():
+        near = re.compile(f"{re.escape(term[0])}.{{1,2}}{re.escape(term[1])}")
+        if near.search(candidate.text):
+            return _APART
+        return _AROUND * _APART if near.search(candidate.context) else 0.0
+    return 0.0
+
+
+def _size(term: str) -> float:
+    """What a term weighs by its form: a single Chinese character says less than a pair, a model's number more."""
+    if term.startswith("="):
+        return 1.2
+    if term.isascii() and any(c.isdigit() for c in term) and any(c.isalpha() for c in term):
+        return 2.0
+    return 1.0 if len(term) > 1 else 0.45
+
+
+def _similarities(question: str, candidates: list[_Candidate], embedder: Embedder | None) -> list[float]:
+    """Cosine of each piece, its context in front, to the question; 0 to 1."""
+    if embedder is None:
+        return [0.0] * len(candidates)
+    query = embedder.encode_queries([question])[0]
+    alone = embedder.encode_passages([candidate.text for candidate in candidates])
+    with_context = embedder.encode_passages([f"{c.context} {c.text}" for c in candidates])
+    norm = float(np.linalg.norm(query)) or 1.0
+
+    def cosine(vectors: Vectors) -> Vectors:
+        found: Vectors = vectors @ query / (np.maximum(np.linalg.norm(vectors, axis=1), 1e-9) * norm)
+        return found
+
+    both = 0.6 * cosine(alone) + 0.4 * cosine(with_context)
+    return [max(0.0, float(value)) for value in both]
+
+
+def _chosen(asked: Question, candidates: list[_Candidate], options: ExtractOptions) -> list[Extract]:
+    """The best piece, then others that are nearly as good or that bring terms of the question still missing."""
+    ranked = sorted(candidates, key=lambda c: (-c.score, c.rank, c.unit.start))
+    best = ranked[0]
+    taken = [_whole(asked, best, candidates, options)]
+    held = best.terms | best.around
+    used = {id(best)}
+    size = len(taken[0].quote)
+    for candidate in ranked[1:]:
+        if len(taken) >= options.most or candidate.score < options.near * best.score:
+            break
+        extract = _whole(asked, candidate, candidates, options)
+        if id(candidate) in used or any(_overlap(extract, other) for other in taken):
+            continue
+        new = any(term in candidate.terms and term not in held for term in asked.terms)
+        if size + len(extract.quote) > options.max_chars or not (
+            new or candidate.score >= (options.near + 0.12) * best.score
+        ):
+            continue
+        taken.append(extract)
+        held |= candidate.terms
+        size += len(extract.quote)
+    return taken
+
+
+def _whole(
+    asked: Question, chosen: _Candidate, candidates: list[_Candidate], options: ExtractOptions
+) -> Extract:
+    """The candidate as it is shown: a row with its header and with the rows that fit alike, an item with its lead-in."""
+    unit = chosen.unit
+    if unit.kind != "row":
+        here = (unit.start, unit.end)
+        led = [c for c in candidates if c.hit is chosen.hit and c.unit.kind == "row" and c.unit.lead == here]
+        if not led:
+            return Extract(chosen.hit, unit.start, unit.end, lead=unit.lead, score=chosen.score)
+        # "see the table below": the table is the answer, its best row the piece
+        return _whole(asked, max(led, key=lambda c: c.score), candidates, options)
+    table = [c for c in candidates if c.hit is chosen.hit and c.unit.table == unit.table]
+    alike = [c for c in table if c.score >= options.alike * chosen.score and asked.in_range(c.text) >= 0]
+    if len(alike) > options.most_rows:
+        alike = [chosen]
+    spans = sorted((c.unit.start, c.unit.end) for c in alike)
+    rows = (unit.header, *spans) if unit.header is not None else tuple(spans)
+    return Extract(chosen.hit, spans[0][0], spans[-1][1], rows=rows, lead=unit.lead, score=chosen.score)
+
+
+def _overlap(a: Extract, b: Extract) -> bool:
+    return a.hit is b.hit and a.start < b.end and b.start < a.end
+
+
+def _in_order(extracts: list[Extract]) -> list[Extract]:
+    """The passage of the best piece first, then by score of each passage's best; inside a passage as it stands there."""
+    best: dict[int, float] = {}
+    for extract in extracts:
+        best[id(extract.hit)] = max(best.get(id(extract.hit), 0.0), extract.score)
+    return sorted(extracts, key=lambda e: (-best[id(e.hit)], e.start))
