@@ -55,7 +55,11 @@ def packed_attention(
         raise ValueError(f"{NAME} works on one packed row with cu_seqlens; use sdpa for anything else.")
     if query.is_cuda and (kernel := varlen_kernel()) is not None:
         return _varlen(kernel, query, key, value, cu_seqlens, longest, scaling), None
-    return _by_document(query, key, value, cu_seqlens, scaling, dropout), None
+    import torch
+
+    compiler: Any = torch.compiler
+    eager = compiler.disable(_by_document)  # a loop over documents is no fixed graph
+    return eager(query, key, value, cu_seqlens, scaling, dropout), None
 
 
 def _by_document(
