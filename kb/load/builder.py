@@ -56,7 +56,7 @@ class PageBuilder:
             for row in tidy[-notes:]:
                 self.add("text", row[0])
             return
-        lines = [" | ".join(row + [""] * (width - len(row))) for row in tidy]
+        lines = [row[0] if not any(row[1:]) else " | ".join(row + [""] * (width - len(row))) for row in tidy]
         header = next(
             (line for row, line in zip(tidy, lines, strict=True) if 2 * sum(map(bool, row)) > width), ""
         )
