@@ -33,6 +33,8 @@ _HEADING = re.compile(
 _RULE = re.compile(r"[\s|:+=\-—–─═┼├┤]+")
 _WRAPPED = 18
 """A line at least this long that does not end a sentence was wrapped."""
+_LONGEST_CELL = 60
+"""Characters; longer ones are prose that happens to have a bar or a tab in it."""
 _LEADS_IN = re.compile(r"(?:[:：]|如下[。.]?|见下表[。，,]?.{0,20}|下列[^。]{0,12}[。：])$")
 
 
@@ -146,7 +148,11 @@ def _inside_quote(text: str, start: int, at: int) -> bool:
 
 
 def _is_row(line: str) -> bool:
-    return "\t" in line.strip() or line.count("|") >= 2 or " | " in line
+    """Cells between bars or tabs. A bar somewhere in long running text makes no row."""
+    bare = line.strip()
+    if "\t" not in bare and bare.count("|") < 2 and " | " not in bare:
+        return False
+    return max(len(cell) for cell in cells(bare)) <= _LONGEST_CELL or bare.startswith("|")
 
 
 def _is_heading(line: str, known: set[str]) -> bool:
@@ -206,6 +212,10 @@ def _rows(text: str, lines: list[tuple[int, int]], *, table: int, lead: tuple[in
     body = [span for span in lines if not _RULE.fullmatch(text[span[0] : span[1]])]
     if not body:
         return []
+    widths = [len(cells(text[span[0] : span[1]])) for span in body]
+    if min(widths) < 2 or (len(body) > 1 and widths.count(widths[0]) * 2 < len(widths)):
+        spans = [piece for span in body for piece in sentence_spans(text, *span)]
+        return [Unit(*span, "sentence") for span in spans]  # bars, but no columns
     if len(body) == 1:
         return [Unit(*body[0], "row", lead=lead, table=table)]
     return [Unit(*span, "row", header=body[0], lead=lead, table=table) for span in body[1:]]
