@@ -29,8 +29,8 @@ demo: $(VENV)/.base
 	$(BIN)/zhiwen index data/docs --kb $(DEMO_KB)
 	@echo; echo '$$ zhiwen ask 入职满五年的员工年休假有几天？'
 	@$(BIN)/zhiwen ask --kb $(DEMO_KB) 入职满五年的员工年休假有几天？
-	@echo; echo '$$ zhiwen ask "How long is the warranty outside China?"'
-	@$(BIN)/zhiwen ask --kb $(DEMO_KB) "How long is the warranty outside China?"
+	@echo; echo '$$ zhiwen ask "How long is the dispenser covered by the warranty?"'
+	@$(BIN)/zhiwen ask --kb $(DEMO_KB) "How long is the dispenser covered by the warranty?"
 	@echo; echo '$$ zhiwen ask 光合作用的化学方程式是什么？'
 	@$(BIN)/zhiwen ask --kb $(DEMO_KB) 光合作用的化学方程式是什么？
 	@echo

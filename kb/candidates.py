@@ -12,10 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kb import analyze
+from kb.exact import score
 from kb.fusion import Evidence, Floats, standardised
 from kb.knowledge import KnowledgeBase
 from kb.types import Chunk, Vectors
-from kb.vectors import score
 
 BACKGROUND = 1500
 """Chunks whose scores say what is usual for a question."""

@@ -124,7 +124,7 @@ def search(
         )
         for step, value in spent.items():
             _add(seconds, step, value)
-        hits += _hits(kb, ranked, options)
+        hits += hits_of(kb, ranked, options=options)
     began = time.perf_counter()
     if len(kbs) > 1:
         hits.sort(key=lambda hit: -hit.confidence)
@@ -192,7 +192,7 @@ def _legs(found: Candidates, place: int, options: SearchOptions) -> tuple[LegSco
     return tuple(legs)
 
 
-def _hits(kb: KnowledgeBase, ranked: Sequence[RankedChunk], options: SearchOptions) -> list[Hit]:
+def hits_of(kb: KnowledgeBase, ranked: Sequence[RankedChunk], *, options: SearchOptions) -> list[Hit]:
     """One hit a passage, by its best chunk; more than `limit`, so that duplicates can be dropped."""
     best: dict[int, RankedChunk] = {}
     sure: dict[int, float] = {}

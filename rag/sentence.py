@@ -57,6 +57,8 @@ def sentence_spans(text: str, start: int = 0, end: int | None = None) -> list[tu
     spans: list[tuple[int, int]] = []
     first = start
     for found in _END.finditer(text, start, stop):
+        if found[0] == "." and text[first : found.start()].strip().isdigit():
+            continue  # the number of an item
         if _inside_quote(text, first, found.start()) and text[found.end() - 1 : found.end()] not in "”」』":
             continue
         spans += _cut(text, first, found.end())
@@ -76,7 +78,8 @@ def units(text: str, *, headings: Sequence[str] = ()) -> list[Unit]:
         elif group[0] == "heading":
             found += [Unit(a, b, "heading") for a, b in group[1]]
         elif group[0] == "item":
-            lead = _lead(text, found)
+            article = _ARTICLE.match(text[slice(*group[1][0])])
+            lead = None if article else _lead(text, found)
             item = sentence_spans(text, group[1][0][0], group[1][-1][1])
             found += [Unit(a, b, "item", lead=lead) for a, b in item]
         else:
@@ -90,6 +93,11 @@ def cells(row: str) -> list[str]:
     line = row.strip()
     parts = line.strip("|").split("|") if "|" in line else line.split("\t")
     return [part.strip() for part in parts]
+
+
+def starts_item(line: str) -> bool:
+    """Whether a line begins like an item of a list: "1.", "（二）", "-", "第三条"."""
+    return bool(_ITEM.match(line.strip()))
 
 
 def _cut(text: str, start: int, end: int) -> list[tuple[int, int]]:
@@ -208,7 +216,7 @@ def _lead(text: str, before: list[Unit], *, table: bool = False) -> tuple[int, i
     if not before:
         return None
     last = before[-1]
-    if last.kind == "item" and last.lead is not None and not _ARTICLE.match(text[last.start : last.end]):
+    if last.kind == "item" and last.lead is not None:
         return last.lead
     for unit in before[: -4 if table else -2 : -1]:
         if unit.kind not in ("sentence", "item"):

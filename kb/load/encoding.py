@@ -15,6 +15,7 @@ _BOMS = (
     (b"\xff\xfe", "utf-16"),
     (b"\xfe\xff", "utf-16"),
 )
+_CONTROL_BYTES = re.compile(rb"[\x00-\x08\x0e-\x1a\x1c-\x1f]")
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0e-\x1f\x7f-\x9f]")
 
 
@@ -62,6 +63,8 @@ def decode(data: bytes) -> Decoded:
         if data.startswith(bom):
             text = data.decode(encoding, errors="replace")
             return Decoded(_tidy(text), encoding.removesuffix("-sig"), True, text.count("\ufffd"))
+    if _CONTROL_BYTES.search(data[:20000]) and (wide := _utf16_without_bom(data)) is not None:
+        return wide
     try:
         return Decoded(_tidy(data.decode("utf-8")), "utf-8", True)
     except UnicodeDecodeError as error:

@@ -12,8 +12,8 @@ from typing import Any, Literal
 from kb.errors import LoadError
 from kb.load.encoding import clean, looks_garbled
 from kb.load.limits import LoadLimits, shown, too_slow
-from kb.load.ocr import ocr_available, read_picture
-from kb.load.pdf_layout import PageLayout, layout_page, line_key, margin_lines
+from kb.load.ocr import ocr_available, ocr_installed, read_picture
+from kb.load.pdf_layout import PageLayout, layout_found, layout_page, line_key, margin_lines
 from kb.load.pdf_lines import read_lines
 from kb.load.pdf_second import SecondOpinion
 from kb.types import Block, LoadedFile, Page
@@ -141,7 +141,7 @@ def _page(reading: _Reading, number: int) -> Page:
     elif len(set(_ONE_FOR_ALL.findall(layout.text))) > 1:
         reasons.append("unmapped-font")
     covered = pictured(page)
-    if covered > 0.1 and layout.characters < 60:
+    if (covered > 0.1 and layout.characters < 60) or (covered > 0.02 and layout.characters < 15):
         read = _picture(reading, page, number, label)
         if len(read.text) > 2 * len(layout.text):
             return read
@@ -175,13 +175,14 @@ def _picture(reading: _Reading, page: Any, number: int, label: str) -> Page:
     if not drawn and not reading.other.text(number).strip():
         return Page(number, "", (), label, "ok", ("blank",))
     if reading.ocr == "off" or (reading.ocr == "auto" and not ocr_available()):
-        return Page(number, "", (), label, "failed", ("no-text-layer",))
+        broken = ocr_installed() and reading.ocr != "off"
+        return Page(number, "", (), label, "failed", ("no-text-layer", *(("ocr-broken",) if broken else ())))
     width, height = page.get_size()
     scale = min(200 / 72, (reading.limits.max_pixels / max(1.0, width * height)) ** 0.5)
-    text = clean("\n".join(read_picture(page.render(scale=scale).to_pil())))
-    if not text.strip():
+    found = layout_found(read_picture(page.render(scale=scale).to_pil()))
+    if not found.text.strip():
         return Page(number, "", (), label, "failed", ("no-text-layer", "ocr-empty"), True)
-    return Page(number, text, (Block("text", 0, len(text)),), label, "suspect", ("ocr",), True)
+    return Page(number, found.text, found.blocks, label, "suspect", ("ocr",), True)
 
 
 def _with_outline(layout: PageLayout, headings: list[tuple[str, int]]) -> tuple[Block, ...]:

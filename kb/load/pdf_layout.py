@@ -51,6 +51,12 @@ def layout_page(textpage: Any, *, drop: frozenset[str] = frozenset()) -> PageLay
     return _assemble([*_rows(reading_order(along)), *_rows(aside)], found)
 
 
+def layout_found(lines: list[Line]) -> PageLayout:
+    """The same for lines that were found in a picture, in any order."""
+    characters = sum(len(line.text) for line in lines)
+    return _assemble(_rows(reading_order(lines, trusted=False)), PageLines(lines, characters, 0))
+
+
 def line_key(text: str) -> str:
     """The line with its digits taken out: page numbers differ, headers do not."""
     return re.sub(r"[\d\s]+", "#", text).strip("#")

@@ -11,11 +11,14 @@ from kb.load.pdf_lines import Line
 _DEEPEST = 60
 
 
-def reading_order(lines: list[Line]) -> list[Line]:
-    """All lines, once each. Vertical writing stays as the file has it (columns from right to left)."""
+def reading_order(lines: list[Line], *, trusted: bool = True) -> list[Line]:
+    """All lines, once each. Vertical writing stays as the file has it (columns from right to left).
+
+    `trusted`: keep the given order if it goes down the page; else it means nothing (text found in a picture).
+    """
     if len(lines) < 2 or 2 * sum(line.vertical for line in lines) > len(lines):
         return lines
-    if not any(_jumps_up(a, b) for a, b in itertools.pairwise(lines)):
+    if trusted and not any(_jumps_up(a, b) for a, b in itertools.pairwise(lines)):
         return lines
     return _cut(lines, median(line.size for line in lines), 0)
 
