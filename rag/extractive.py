@@ -240,7 +240,7 @@ def _table(
     unit = chosen.unit
     table = [c for c in candidates if c.hit is chosen.hit and c.unit.table == unit.table]
     alike = [c for c in table if c.score >= options.alike * chosen.score and asked.in_range(c.text) >= 0]
-    if len(alike) > options.most_rows:
+    if not alike or len(alike) > options.most_rows:
         alike = [chosen]
     spans = sorted((c.unit.start, c.unit.end) for c in alike)
     rows = (unit.header, *spans) if unit.header is not None else tuple(spans)

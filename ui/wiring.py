@@ -304,16 +304,15 @@ def _generator(wanted: GeneratorSettings, folder: Path, key: str) -> Generator:
                 timeout=wanted.timeout,
             )
         )
-    from rag.chatglm3.engine.engine import EngineConfig
-    from rag.generate.chatglm3 import ChatGLM3Generator
-
-    from rag.chatglm3.load import LoadConfig, load
-
     if not (folder / "config.json").is_file():
         raise ModelError(
             f"{folder} is not a converted model. Run: zhiwen models convert OFFICIAL {folder}",
             zh=f"{folder} 不是转换好的模型。请运行：zhiwen models convert 官方文件夹 {folder}",
         )
+    from rag.chatglm3.engine.engine import EngineConfig
+    from rag.chatglm3.load import LoadConfig, load
+    from rag.generate.chatglm3 import ChatGLM3Generator
+
     adapters = {adapter.name: adapter for adapter in [Path(wanted.adapter).expanduser()] if wanted.adapter}
     config = LoadConfig(dtype=wanted.dtype, quantise=wanted.quantise, device=wanted.device)  # type: ignore[arg-type]
     loaded = load(folder, adapters=adapters, config=config)

@@ -121,7 +121,7 @@ def _page(reading: _Reading, number: int) -> Page:
     if layout.characters == 0:
         return _picture(reading, page, number, label)
     if not layout.text.strip():
-        return Page(number, "", (), label, "ok" if reading.drop else "failed", ("empty",))
+        return Page(number, "", (), label, "ok", ("blank",))
     reasons = ["too-long"] if layout.cut else []
     if layout.unmapped > 0.1 * layout.characters or looks_garbled(layout.text):
         second = clean(other.text(number))

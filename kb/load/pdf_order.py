@@ -18,9 +18,15 @@ def reading_order(lines: list[Line], *, trusted: bool = True) -> list[Line]:
     """
     if len(lines) < 2 or 2 * sum(line.vertical for line in lines) > len(lines):
         return lines
-    if trusted and not any(_jumps_up(a, b) for a, b in itertools.pairwise(lines)):
+    if trusted and not _goes_back(lines):
         return lines
     return _cut(lines, median(line.size for line in lines), 0)
+
+
+def _goes_back(lines: list[Line]) -> bool:
+    """Looks at each line and the two before it: two columns may be painted in turns."""
+    near = (*itertools.pairwise(lines), *zip(lines, lines[2:], strict=False))
+    return any(_jumps_up(a, b) for a, b in near)
 
 
 def _jumps_up(a: Line, b: Line) -> bool:

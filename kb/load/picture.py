@@ -89,10 +89,13 @@ def _on_picture(page: Any, box: tuple[float, float, float, float]) -> Box:
 
 
 def _together(last: Box, box: Box) -> Box | None:
-    """One box for neighbours in a line (or in a column of vertical writing); None if they are no neighbours."""
+    """One box for neighbours in a line (or in a column of vertical writing); None if they are none. A turned page
+    is read in any direction."""
     middle, centre = (box.top + box.bottom) / 2, (box.left + box.right) / 2
-    beside = last.top <= middle <= last.bottom and -0.02 < box.left - last.right < 0.05
-    below = last.left <= centre <= last.right and -0.02 < box.top - last.bottom < 0.02
+    across = max(box.left - last.right, last.left - box.right)
+    down = max(box.top - last.bottom, last.top - box.bottom)
+    beside = last.top <= middle <= last.bottom and -0.02 < across < 0.05
+    below = last.left <= centre <= last.right and -0.02 < down < 0.02
     narrow = last.right - last.left < 2 * (box.right - box.left)
     if not beside and not (below and narrow):
         return None
