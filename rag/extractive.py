@@ -234,7 +234,7 @@ def _whole(
         return replace(items, score=chosen.score)
     if unit.lead is not None:
         listed = [c for c in candidates if c.hit is chosen.hit and c.unit.lead == unit.lead]
-        return _items(chosen, listed, options, whole=False)
+        return _items(chosen, listed, options, whole=not asked.kinds)
     return Extract(chosen.hit, unit.start, unit.end, score=chosen.score)
 
 
