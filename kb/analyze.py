@@ -11,14 +11,20 @@ import re
 import unicodedata
 from pathlib import Path
 
-_HAN = "\u3007\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
-_TERM = re.compile(rf"[{_HAN}]+|[a-z0-9]+(?:[.,:/'_+-][a-z0-9]+)*[%℃]?|[^\W\d_]+")
+_CJK = "\u3007\u3041-\u3096\u30a1-\u30fa\u30fc\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7a3\uf900-\ufaff\U00020000-\U0003ffff"
+"""Han, kana, hangul: scripts without blanks between words, or with endings that would hide them."""
+_LETTERS = rf"(?:(?![{_CJK}])[^\W_])+"
+_TERM = re.compile(rf"[{_CJK}]+|{_LETTERS}(?:[.,:/'_+-]{_LETTERS})*(?:%|#|\+\+)?")
+_JOINTS = re.compile(r"[.,:/'_+-]")
+_THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
+LONGEST = 64
+"""Characters of a term; what is longer (a key, an encoded picture) is cut there, in documents and questions alike."""
 _RADICALS = str.maketrans(
     "⺁⺄⺇⺈⺊⺌⺍⺕⺗⺙⺛⺝⺟⺠⺢⺣⺤⺥⺧⺩⺪⺫⺬⺭⺮⺱⺳⺶⺷⺹⺼⺽⺾⻁⻂⻃⻄⻅⻆⻈⻉⻊⻋⻌⻏⻐⻑⻒⻓⻔⻖⻗⻘⻙⻚⻛⻜⻝⻟⻠⻢⻣⻤⻥⻦⻧⻨⻩⻪⻬⻮⻰⻳",
     "厂乙几刀卜小小彐心攴无月母民水火爪爪牛王疋目示示竹网网羊羊老肉臼艹虎衣西西见角讠贝足车辶阝钅长长长门阝雨青韦页风飞食饣首马骨鬼鱼鸟卤麦黄黾齐齿龙龟",
 )
 """CJK radicals that broken PDF fonts put in place of characters and that NFKC leaves as they are."""
-_HAN_RUN = re.compile(rf"[{_HAN}]")
+_CJK_RUN = re.compile(rf"[{_CJK}]")
 
 
 @functools.cache
@@ -26,14 +32,13 @@ def _table() -> dict[int, str]:
     """Code point -> simplified character. From OpenCC's table; read once, about 4,000 entries."""
     import opencc
 
-    folder = Path(opencc.__file__).parent / "dictionary"
+    path = Path(opencc.__file__).parent / "dictionary" / "TSCharacters.txt"
     table: dict[int, str] = {}
-    for name in ("TSCharacters.txt",):
-        for line in (folder / name).read_text(encoding="utf-8").splitlines():
-            traditional, _, simplified = line.partition("\t")
-            first = simplified.split(" ")[0].strip()
-            if len(traditional) == 1 and len(first) == 1 and first != traditional:
-                table[ord(traditional)] = first
+    for line in path.read_text(encoding="utf-8").splitlines():
+        traditional, _, simplified = line.partition("\t")
+        first = simplified.split(" ")[0].strip()
+        if len(traditional) == 1 and len(first) == 1 and first != traditional:
+            table[ord(traditional)] = first
     return table
 
 
@@ -60,15 +65,14 @@ def fold(text: str) -> str:
 
 
 def tokens(text: str) -> list[str]:
-    """Terms of `text`, with repetitions: for 年假有5天 -> 年 假 有 年假 假有 5 天."""
+    """Terms of `text`, with repetitions: 年假有5天 -> 年 假 有 年假 假有 5 天; 12,800 -> 12800; X200-A -> x200-a x200 a."""
     found: list[str] = []
-    for run in _TERM.findall(fold(text)):
-        if _HAN_RUN.match(run):
+    for run in _TERM.findall(_THOUSANDS.sub("", fold(text))):
+        if _CJK_RUN.match(run):
             found += run
             found += [run[i : i + 2] for i in range(len(run) - 1)]
         else:
-            found.append(run)
-            parts = re.split(r"[.,:/'_+-]", run)
-            if len(parts) > 1:
-                found += [part for part in parts if part]
+            found.append(run[:LONGEST])
+            if _JOINTS.search(run):
+                found += [part[:LONGEST] for part in _JOINTS.split(run) if part]
     return found

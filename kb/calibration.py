@@ -18,13 +18,15 @@ class Calibration:
     """Kept with a knowledge base; the defaults stand for one that was never measured."""
 
     trust: float = USUAL_TRUST
-    """Mean reciprocal rank of the dense leg over that of the lexical leg on pseudo-questions; 1: equally good."""
+    """Reciprocal ranks of the dense leg over that of the lexical leg on pseudo-questions; 1: equally good."""
     threshold: float = 0.5
     """Refuse if the best hit's confidence is below it."""
-    bias: float = -3.0
-    """Confidence is the logistic function of bias + share * share + z * z."""
-    share: float = 6.0
-    z: float = 0.4
+    bias: float = -5.0
+    """Confidence is the logistic function of bias + share * (share of the question's terms) + words * (BM25 over its
+    bound) + dense * (dense score)."""
+    share: float = 9.0
+    words: float = 11.0
+    dense: float = 0.0
     questions: int = 0
     """Pseudo-questions that it was measured with; 0: nothing was measured."""
     refused: float = 0.0
@@ -39,7 +41,12 @@ class Calibration:
 
     def confidence(self, evidence: Evidence) -> Floats:
         """Of each candidate. *Range:* 0 to 1; grows with its share and its dense score."""
-        raw = self.bias + self.share * evidence.share + self.z * np.maximum(evidence.z, 0.0)
+        raw = (
+            self.bias
+            + self.share * evidence.share
+            + self.words * evidence.lexical
+            + self.dense * evidence.dense
+        )
         return np.asarray(1.0 / (1.0 + np.exp(-raw)), dtype=np.float32)
 
 

@@ -24,7 +24,8 @@ Floats = NDArray[np.float32]
 SHARE = 0.25
 WEIGHT_AT_ONE = 0.03
 """The weight of one standard deviation when the embedder finds as well as the words do."""
-STEEPNESS = 2.5
+STEEPNESS_BELOW, STEEPNESS_ABOVE = 2.0, 3.0
+"""Powers of the trust below and above 1."""
 LARGEST_WEIGHT = 0.3
 USUAL_TRUST = 0.7
 """Before anything was measured."""
@@ -55,7 +56,8 @@ def weight_of(trust: float) -> float:
     """Trust (reciprocal ranks of the dense leg over those of the lexical leg) -> weight of one standard deviation."""
     if not math.isfinite(trust) or trust <= 0:
         return 0.0
-    return min(LARGEST_WEIGHT, WEIGHT_AT_ONE * trust**STEEPNESS)
+    power = STEEPNESS_BELOW if trust < 1 else STEEPNESS_ABOVE
+    return min(LARGEST_WEIGHT, WEIGHT_AT_ONE * math.pow(min(trust, 100.0), power))
 
 
 def fused(evidence: Evidence, *, weight: float) -> Floats:

@@ -1,4 +1,4 @@
-"""The dense leg: FAISS over the stored vectors. Exact while it is small, then IVF over 8-bit codes with exact scores.
+"""The dense leg: exact search while it is small, then FAISS over compressed vectors with exact scores.
 
 A cache in a folder of its own: `manifest.json` names the files of one state and its generation. What was written since
 then is searched exactly beside it and what was deleted is left out, so it is built again only when much has changed.
@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import secrets
-import threading
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -18,8 +17,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from kb.compressed import CompressedIndex, build_compressed, open_compressed
 from kb.errors import KnowledgeBaseError
-from kb.exact import ExactIndex, Ids, Places, Scores, VectorIndex, best, score
+from kb.exact import ExactIndex, Ids, Places, Scores, VectorIndex, best
 from kb.store import Store
 from kb.types import Metric, Vectors
 
@@ -34,14 +34,13 @@ __all__ = [
 ]
 
 EXACT_UP_TO = 20_000
-"""Chunks; above it an inverted file is trained. Also the most that is searched exactly beside one."""
+"""Chunks; above it the vectors are compressed. Also the most that is searched exactly beside such an index."""
 REBUILD_SHARE = 0.1
-"""Deleted share of an inverted file above which it is built again."""
+"""Deleted share of a compressed index above which it is built again."""
 RECALL = 0.985
-"""Recall@10 against exact search that a new inverted file must reach on its own sample before it is used."""
-RESCORE = 160
-"""Candidates of the inverted file that are scored again from the stored vectors."""
-VERSION = 2
+"""Recall@10 against exact search that a compressed index must reach on a sample: it scores as many candidates as that takes."""
+VERSION = 3
+"""Of the files: those of another version are built again."""
 
 Batches = Iterable[tuple[Ids, NDArray[np.float16]]]
 Say = Callable[[str], None]
@@ -68,75 +67,22 @@ class Manifest:
     generation: int
     count: int
     kind: str
-    """"exact" or "ivf"."""
+    """"exact" or "compressed"."""
     files: dict[str, str]
     """Role -> name."""
     sizes: dict[str, int] = field(default_factory=dict)
     """Role -> bytes."""
-    probes: int = 0
+    candidates: int = 0
+    """Scored exactly, if compressed."""
     recall: float = 1.0
     """Recall@10 measured when it was built."""
-
-
-class InvertedIndex:
-    """FAISS' inverted file finds candidates; their scores are computed from the float16 vectors on disk."""
-
-    def __init__(self, folder: Path, manifest: Manifest) -> None:
-        import faiss
-
-        self.manifest = manifest
-        self.generation = manifest.generation
-        with (folder / manifest.files["index"]).open("rb") as file:
-            self._faiss: Any = faiss.read_index(faiss.PyCallbackIOReader(file.read))
-        self._faiss.nprobe = manifest.probes
-        self._faiss.parallel_mode = 1
-        self.ids: Ids = np.load(folder / manifest.files["ids"])
-        self._rows = (folder / manifest.files["rows"]).open("rb")
-        self._bytes = 2 * manifest.dimensions
-        self._seeking = threading.Lock()
-
-    def __len__(self) -> int:
-        return len(self.ids)
-
-    def search(self, queries: Vectors, k: int, *, without: Places | None = None) -> tuple[Ids, Scores]:
-        """`without`: positions that are left out."""
-        import faiss
-
-        chosen = None
-        if without is not None and len(without):
-            selector = faiss.IDSelectorNot(faiss.IDSelectorBatch(without))
-            chosen = faiss.SearchParametersIVF(sel=selector, nprobe=self.manifest.probes)
-        _, positions = self._faiss.search(queries, max(k + k // 2, RESCORE), params=chosen)
-        ids = np.full((len(queries), k), -1, dtype=np.int64)
-        scores = np.full((len(queries), k), -np.inf, dtype=np.float32)
-        for number, row in enumerate(positions):
-            places = row[row >= 0]
-            if len(places):
-                exact = score(queries[number : number + 1], self.rows_at(places), self.manifest.metric)
-                ids[number : number + 1], scores[number : number + 1] = best(self.ids[places], exact, k)
-        return ids, scores
-
-    def rows_at(self, places: Places) -> Vectors:
-        """Vectors by position, read one by one: the file is larger than the memory may be."""
-        size = self._bytes
-        if hasattr(os, "pread"):
-            handle = self._rows.fileno()
-            joined = b"".join(os.pread(handle, size, int(place) * size) for place in places)
-        else:
-            with self._seeking:
-                joined = b"".join(self._read(int(place) * size, size) for place in places)
-        return np.frombuffer(joined, dtype=np.float16).reshape(len(places), -1).astype(np.float32)
-
-    def _read(self, offset: int, size: int) -> bytes:
-        self._rows.seek(offset)
-        return self._rows.read(size)
 
 
 class LayeredIndex:
     """A base as it was built, what was written since, and without what was deleted since."""
 
     def __init__(
-        self, base: ExactIndex | InvertedIndex, delta: ExactIndex, gone: Places, *, tag: str
+        self, base: ExactIndex | CompressedIndex, delta: ExactIndex, gone: Places, *, tag: str
     ) -> None:
         """`gone`: positions in the base. `tag`: which build the base is."""
         self.base, self.delta, self.gone, self.tag = base, delta, gone, tag
@@ -225,12 +171,17 @@ def open_vectors(
     )
 
 
-def _open_base(folder: Path, manifest: Manifest | None, space: Space) -> ExactIndex | InvertedIndex:
+def _open_base(folder: Path, manifest: Manifest | None, space: Space) -> ExactIndex | CompressedIndex:
     if manifest is None:
         ids, rows = _joined([], space)
         return ExactIndex(ids, rows, metric=space.metric, generation=0)
-    if manifest.kind == "ivf":
-        return InvertedIndex(folder, manifest)
+    if manifest.kind == "compressed":
+        return open_compressed(
+            *(folder / manifest.files[role] for role in ("codes", "rotation", "ids", "rows")),
+            metric=space.metric,
+            candidates=manifest.candidates,
+            generation=manifest.generation,
+        )
     rows = np.fromfile(folder / manifest.files["rows"], dtype=np.float16).reshape(-1, space.dimensions)
     ids = np.load(folder / manifest.files["ids"])
     return ExactIndex(ids, rows, metric=space.metric, generation=manifest.generation)
@@ -268,14 +219,12 @@ def build_vectors(
     with (folder / files["ids"]).open("wb") as out:
         np.save(out, all_ids)
         _to_disk(out)
-    kind, probes, recall = "exact", 0, 1.0
+    kind, candidates, recall = "exact", 0, 1.0
     if len(all_ids) > EXACT_UP_TO:
-        from kb.inverted import build_inverted
-
-        kind, files["index"] = "ivf", f"index-{tag}.faiss"
-        probes, recall = build_inverted(
-            folder / files["index"],
-            folder / files["rows"],
+        kind = "compressed"
+        files |= {"codes": f"codes-{tag}.faiss", "rotation": f"rotation-{tag}.npy"}
+        candidates, recall = build_compressed(
+            *(folder / files[role] for role in ("codes", "rotation", "rows")),
             dimensions=space.dimensions,
             metric=space.metric,
             goal=RECALL,
@@ -283,7 +232,7 @@ def build_vectors(
         )
     sizes = {role: (folder / name).stat().st_size for role, name in files.items()}
     about = (VERSION, space.embedder, space.metric, space.dimensions, generation, len(all_ids), kind)
-    manifest = Manifest(*about, files=files, sizes=sizes, probes=probes, recall=recall)
+    manifest = Manifest(*about, files=files, sizes=sizes, candidates=candidates, recall=recall)
     _publish(folder, manifest)
     return manifest
 

@@ -33,6 +33,38 @@ _TALK = re.compile(
     r"hello|sure|i hope .*|let me know .*|of course)[。！!.，,\s]*",
     re.IGNORECASE,
 )
+_LITTLE = frozenset(
+    "的了是为在和与或及其之于以从到由被把将对可应须需会能要也还都就则而且则所这那此该每各等吗呢个〇零一二两三四五六七八九十百千万亿"
+)
+"""Pairs with one of these are the seams of a sentence, or numbers, which are compared as values."""
+_LITTLE_EN = frozenset(
+    [
+        "the",
+        "an",
+        "is",
+        "are",
+        "was",
+        "were",
+        "be",
+        "been",
+        "to",
+        "of",
+        "in",
+        "on",
+        "at",
+        "by",
+        "for",
+        "with",
+        "from",
+        "and",
+        "or",
+        "as",
+        "it",
+        "its",
+        "this",
+        "that",
+    ]
+)
 _PLAIN = re.compile(r"[\W_]+")
 
 
@@ -166,8 +198,14 @@ def _sources(hits: Sequence[Hit]) -> list[_Source]:
 
 
 def _terms(text: str) -> set[str]:
-    """Pairs of Chinese characters, whole words, and numbers as values."""
-    found = {term for term in tokens(text) if len(term) > 1 or not term.isascii()}
+    """Pairs of Chinese characters, whole words, and numbers as values; nothing that only holds a sentence together."""
+    found = {
+        term
+        for term in tokens(text)
+        if (len(term) > 1 or not term.isascii())
+        and (term.isascii() or not _LITTLE & set(term))
+        and not (term.isascii() and (term[0].isdigit() or term in _LITTLE_EN))
+    }
     return found | {f"={fact.value}" for fact in numbers(text)}
 
 

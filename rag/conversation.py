@@ -177,6 +177,9 @@ def _put_in(what: str, before: str) -> str:
         same = r"[A-Za-z]+[-_]?[0-9]+[A-Za-z0-9-]*" if re.search(r"[A-Za-z]", clean) else r"[0-9]+"
         if len(re.findall(same, before)) == 1 and re.fullmatch(rf".{{0,2}}{same}.{{0,2}}", clean):
             return re.sub(same, re.search(same, clean)[0], before)  # type: ignore[index]
+    head = subject(before)
+    if len(head) <= 5 and before.startswith(head) and head[-1] == clean[-1]:
+        return clean + before[len(head) :]
     for size in range(min(len(clean) - 1, 6), 0, -1):
         tail = clean[-size:]
         at = before.find(tail)
@@ -186,7 +189,6 @@ def _put_in(what: str, before: str) -> str:
                 r"[，,去到在和]", before[first:at]
             ):
                 return before[:first] + clean + before[at + size :]
-    head = subject(before)
     if before.startswith(head) and len(head) < len(before):
         return clean + before[len(head) :]
     return f"{clean}：{before}"
@@ -220,10 +222,10 @@ def _asked_of(generator: Generator, question: str, turns: Sequence[Message]) -> 
 
 
 def _plausible(written: str, question: str, turns: Sequence[Message]) -> bool:
-    """One short line that keeps the question's own terms and adds none that nobody said."""
-    if not written or "\n" in written or len(written) > 120:
+    """One short line that stands alone, keeps the question's own terms and adds none that nobody said."""
+    if not written or "\n" in written or len(written) > 120 or leans(written):
         return False
     known = set(content_terms(question + " " + " ".join(turn.content for turn in turns)))
     new = set(content_terms(written))
-    own = set(content_terms(question))
+    own = set(content_terms(_PRONOUN.sub("", question)))
     return len(new - known) <= max(2, len(new) // 4) and (not own or bool(own & new))

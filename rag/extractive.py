@@ -10,7 +10,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -62,6 +62,8 @@ class _Candidate:
     unit: Unit
     context: str
     """Heading path, header, lead-in or the sentence before: read with it, counted less."""
+    replies: bool = False
+    """The sentence before it is a question: this one may be its answer."""
     terms: set[str] = field(default_factory=set)
     around: set[str] = field(default_factory=set)
     score: float = 0.0
@@ -73,6 +75,8 @@ class _Candidate:
 
 _AROUND = 0.55
 """What a question term counts that stands in the context only."""
+_REPLY = 0.85
+"""The same where the sentence before is a question."""
 _APART = 0.8
 """What a pair of characters counts that stands there with one or two others between."""
 _WEIGHTS = {"cover": 1.0, "dense": 0.6, "fit": 0.3, "rank": 0.25, "range": 0.35}
@@ -115,7 +119,8 @@ def _candidates(hits: Sequence[Hit]) -> list[_Candidate]:
             around += [text[span[0] : span[1]] for span in (unit.header, unit.lead) if span is not None]
             key = "".join(words.split())
             if len(key) >= _TOO_SHORT and key not in seen:
-                found.append(_Candidate(hit, rank, unit, " ".join(around)))
+                replies = before.endswith(("?", "？"))
+                found.append(_Candidate(hit, rank, unit, " ".join(around), replies=replies))
                 seen.add(key)
             before = words if unit.kind != "row" else ""
     return found
@@ -152,7 +157,7 @@ def _held(term: str, candidate: _Candidate) -> float:
     if term in candidate.terms:
         return 1.0
     if term in candidate.around:
-        return _AROUND
+        return _REPLY if candidate.replies else _AROUND
     if len(term) == 2 and not term.isascii():
         near = re.compile(f"{re.escape(term[0])}.{{1,2}}{re.escape(term[1])}")
         if near.search(candidate.text):
@@ -193,13 +198,12 @@ def _chosen(asked: Question, candidates: list[_Candidate], options: ExtractOptio
     best = ranked[0]
     taken = [_whole(asked, best, candidates, options)]
     held = best.terms | best.around
-    used = {id(best)}
     size = len(taken[0].quote)
     for candidate in ranked[1:]:
         if len(taken) >= options.most or candidate.score < options.near * best.score:
             break
         extract = _whole(asked, candidate, candidates, options)
-        if id(candidate) in used or any(_overlap(extract, other) for other in taken):
+        if any(_overlap(extract, other) for other in taken):
             continue
         new = any(term in candidate.terms and term not in held for term in asked.terms)
         if size + len(extract.quote) > options.max_chars or not (
@@ -215,26 +219,58 @@ def _chosen(asked: Question, candidates: list[_Candidate], options: ExtractOptio
 def _whole(
     asked: Question, chosen: _Candidate, candidates: list[_Candidate], options: ExtractOptions
 ) -> Extract:
-    """The candidate as it is shown: a row with its header and with the rows that fit alike, an item with its lead-in."""
+    """The candidate as it is shown: a row with its header and the rows that fit alike, an item with its list's lead-in,
+    a sentence that leads into a table or list with what it leads into."""
     unit = chosen.unit
-    if unit.kind != "row":
-        here = (unit.start, unit.end)
-        led = [c for c in candidates if c.hit is chosen.hit and c.unit.kind == "row" and c.unit.lead == here]
-        if not led:
-            return Extract(chosen.hit, unit.start, unit.end, lead=unit.lead, score=chosen.score)
-        # "see the table below": the table is the answer, its best row the piece
-        return _whole(asked, max(led, key=lambda c: c.score), candidates, options)
+    here = (unit.start, unit.end)
+    led = [c for c in candidates if c.hit is chosen.hit and c.unit.lead == here]
+    if any(c.unit.kind == "row" for c in led):
+        rows = [c for c in led if c.unit.kind == "row"]
+        return _table(asked, max(rows, key=lambda c: c.score), candidates, options)
+    if unit.kind == "row":
+        return _table(asked, chosen, candidates, options)
+    if led:
+        items = _items(max(led, key=lambda c: c.score), led, options, whole=True)
+        return replace(items, score=chosen.score)
+    if unit.lead is not None:
+        listed = [c for c in candidates if c.hit is chosen.hit and c.unit.lead == unit.lead]
+        return _items(chosen, listed, options, whole=not asked.kinds)
+    return Extract(chosen.hit, unit.start, unit.end, score=chosen.score)
+
+
+def _table(
+    asked: Question, chosen: _Candidate, candidates: list[_Candidate], options: ExtractOptions
+) -> Extract:
+    """A row with the rows of its table that fit alike."""
+    unit = chosen.unit
     table = [c for c in candidates if c.hit is chosen.hit and c.unit.table == unit.table]
     alike = [c for c in table if c.score >= options.alike * chosen.score and asked.in_range(c.text) >= 0]
-    if len(alike) > options.most_rows:
+    if not alike or len(alike) > options.most_rows:
         alike = [chosen]
     spans = sorted((c.unit.start, c.unit.end) for c in alike)
     rows = (unit.header, *spans) if unit.header is not None else tuple(spans)
     return Extract(chosen.hit, spans[0][0], spans[-1][1], rows=rows, lead=unit.lead, score=chosen.score)
 
 
+def _items(chosen: _Candidate, listed: list[_Candidate], options: ExtractOptions, *, whole: bool) -> Extract:
+    """The item, or the whole list if it was asked for or its items fit alike, and if it is not too long."""
+    alike = [c for c in listed if c.score >= options.alike * chosen.score]
+    start, end = min(c.unit.start for c in listed), max(c.unit.end for c in listed)
+    if (whole or 2 * len(alike) > len(listed) > 1) and end - start <= options.max_chars:
+        return Extract(chosen.hit, start, end, lead=chosen.unit.lead, score=chosen.score)
+    unit = chosen.unit
+    return Extract(chosen.hit, unit.start, unit.end, lead=unit.lead, score=chosen.score)
+
+
 def _overlap(a: Extract, b: Extract) -> bool:
-    return a.hit is b.hit and a.start < b.end and b.start < a.end
+    """Whether two extracts show the same text, or one is the lead-in of the other."""
+    if a.hit is not b.hit:
+        return False
+    if a.lead and a.lead[0] < b.end and b.start < a.lead[1]:
+        return True
+    if b.lead and b.lead[0] < a.end and a.start < b.lead[1]:
+        return True
+    return a.start < b.end and b.start < a.end
 
 
 def _in_order(extracts: list[Extract]) -> list[Extract]:
@@ -242,4 +278,4 @@ def _in_order(extracts: list[Extract]) -> list[Extract]:
     best: dict[int, float] = {}
     for extract in extracts:
         best[id(extract.hit)] = max(best.get(id(extract.hit), 0.0), extract.score)
-    return sorted(extracts, key=lambda e: (-best[id(e.hit)], e.start))
+    return sorted(extracts, key=lambda e: (-best[id(e.hit)], e.lead[0] if e.lead else e.start))

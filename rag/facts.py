@@ -61,14 +61,14 @@ _NUMBER = re.compile(
     |(?P<iso>(?<![0-9])(?P<y>[12][0-9]{{3}})[-/.](?P<m>[01]?[0-9])[-/.](?P<d>[0-3]?[0-9])(?![0-9]))
     |(?P<half>半)(?=个?(?:天|年|月|小时|日|数))
     |(?P<number>(?<![0-9.A-Za-z])(?<![A-Za-z][-_])[0-9]+(?:,[0-9]{{3}})*(?:\.[0-9]+)?|[{_HAN_NUMBER}]+(?:点[零一二三四五六七八九]+)?)
-     (?P<scale>[十百千]?[万亿]|[百千](?=[元人万]))?\s?(?P<unit>{_UNIT})?""",
+     \s?(?P<scale>[十百千]?[万亿]|[百千](?=[元人万]))?\s?(?P<unit>{_UNIT})?""",
     re.VERBOSE | re.IGNORECASE,
 )
 _LATIN = re.compile(r"[A-Za-z][A-Za-z0-9]*(?:[-_./+][A-Za-z0-9]+)*")
 _TITLE = re.compile(r"《([^《》\n]{1,40})》")
 _SURNAMES = "王李张刘陈杨黄赵吴周徐孙马朱胡郭何林高罗郑梁谢宋唐许邓韩冯曹彭曾肖田董潘袁蔡蒋余于杜叶程魏苏吕丁任卢姚沈钟姜崔谭陆范汪廖石金韦贾夏付方邹熊白孟秦邱侯江尹薛闫段雷龙黎史陶贺毛郝顾龚邵万覃武钱戴严莫孔向常"
 _NAME = re.compile(
-    rf"(?<![\u4e00-\u9fff])[{_SURNAMES}][\u4e00-\u9fff]{{1,2}}(?=先生|女士|教授|博士|医生|老师|经理|是|说|在|于|担任|出任|和|与|、|，|。|（|$)"
+    rf"(?:(?<![\u4e00-\u9fff])|(?<=[是为由叫找和与]))[{_SURNAMES}][\u4e00-\u9fff]{{1,2}}(?=先生|女士|教授|博士|医生|老师|经理|是|说|在|于|担任|出任|和|与|、|，|。|（|$)"
 )
 _PLACE = re.compile(r"[\u4e00-\u9fff]{2}(?:省|市|县|州|大学|医院|公司|学院|银行)")
 _NO_WORDS = frozenset(
@@ -141,16 +141,20 @@ def parse_number(written: str) -> float | None:
 
 
 def _with_places(whole: str) -> float:
-    """三千二百万 -> 32000000."""
+    """三千二百万 -> 32000000; 一亿两千万 -> 120000000."""
     total = section = digit = 0
+    last = 0
     for c in whole:
         if c in _DIGITS:
             digit = _DIGITS[c]
         elif c in _PLACES:
             section += (digit or 1) * _PLACES[c]
             digit = 0
+        elif _BIG[c] > last:
+            total, last = (total + section + digit or 1) * _BIG[c], _BIG[c]
+            section = digit = 0
         else:
-            total = (total + section + digit or 1) * _BIG[c]
+            total, last = total + (section + digit) * _BIG[c], _BIG[c]
             section = digit = 0
     return float(total + section + digit)
 

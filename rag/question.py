@@ -162,7 +162,6 @@ _WANTED: dict[AnswerKind, frozenset[str]] = {
     "days": frozenset({"day", "workday", "month", "month-long", "year", "hour", "week", "minute"}),
     "money": frozenset({"yuan", "dollar", "%", "times"}),
     "percent": frozenset({"%"}),
-    "date": frozenset({"year", "month", "day", "workday", "week", "place"}),
     "time": frozenset({"place", "hour", "minute", "day"}),
 }
 _CUES: dict[AnswerKind, re.Pattern[str]] = {
@@ -177,7 +176,9 @@ _CUES: dict[AnswerKind, re.Pattern[str]] = {
         r"应|请|须|可|先|再|然后|步骤|按|点击|办理|处理|must|should|please|first|then|press", re.I
     ),
     "date": re.compile(
-        r"每周[一二三四五六日天]|星期[一二三四五六日天]|次年|次月|当月|当天|之日起|(?:Mon|Tues|Wednes|Thurs|Fri|Satur|Sun)day|January|February|March|April|May|June|July|August|September|October|November|December"
+        r"[0-9０-９〇零一二三四五六七八九十]\s?[日号月年](?!度)|[0-9]{1,4}[-/.][0-9]{1,2}[-/.][0-9]{1,4}|[每上下本]?[周期][一二三四五六日天]"
+        r"|次年|次月|当月|当天|之日起|(?:Mon|Tues|Wednes|Thurs|Fri|Satur|Sun)day"
+        r"|January|February|March|April|May|June|July|August|September|October|November|December"
     ),
 }
 
@@ -210,7 +211,7 @@ class Question:
             elif (wanted or kind == "number") and new:
                 best = max(best, 0.6 if wanted else 0.9)
             if cue and cue.search(text):
-                best = max(best, 0.8)
+                best = max(best, 1.0 if kind == "date" else 0.8)
         return best
 
     def in_range(self, text: str) -> float:

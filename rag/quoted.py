@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from rag.cite import Cited, citation
 from rag.extractive import Extract
-from rag.sentence import cells
+from rag.sentence import cells, starts_item
 from rag.types import Citation, Sentence
 
 
@@ -21,13 +21,14 @@ def quoted(extracts: Sequence[Extract]) -> Cited:
         if extract.lead is not None and _shows_lead(extract, shown):
             text, lead = _with_lead(text, extract, citations)
             sentences.append(lead)
+            shown.add((id(extract.hit), extract.lead[0]))
         if extract.rows:
             made = citation(len(citations) + 1, extract.hit, extract.start, extract.end)
             text += ("\n\n" if text else "") + table(extract, made.number)
         else:
             made = citation(len(citations) + 1, extract.hit, extract.start, extract.end)
-            text += _joint(before, extract) if text else ""
-            text += f"{' '.join(extract.quote.split())}[{made.number}]"
+            text += _joint(before, extract, listed=extract.lead is not None) if text else ""
+            text += f"{_lines(extract.quote)}[{made.number}]"
         citations.append(made)
         sentences.append(Sentence(extract.quote, (made.number,), "quoted"))
         shown.add((id(extract.hit), extract.start))
@@ -63,9 +64,17 @@ def _with_lead(text: str, extract: Extract, citations: list[Citation]) -> tuple[
     )
 
 
-def _joint(before: Extract | None, extract: Extract) -> str:
+def _lines(quote: str) -> str:
+    """A quote with its white space as one space; the lines of a list stay lines."""
+    lines = [" ".join(line.split()) for line in quote.split("\n") if line.strip()]
+    return ("\n" if len(lines) > 1 and all(starts_item(line) for line in lines) else " ").join(lines)
+
+
+def _joint(before: Extract | None, extract: Extract, *, listed: bool) -> str:
     """Nothing (a space in English) between sentences that follow each other in a passage, else a new line."""
-    if before is None or before.rows or before.hit is not extract.hit:
+    if before is not None and before.rows:
+        return "\n\n"  # or Markdown would take it for another row
+    if before is None or listed or before.hit is not extract.hit:
         return "\n"
     between = extract.hit.passage.text[before.end : extract.start]
     if between.strip() or "\n" in between:

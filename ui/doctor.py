@@ -199,7 +199,7 @@ def generator(settings: Settings) -> Iterator[Finding]:
                 f"{wanted.model} at {wanted.base_url}",
             )
     else:
-        folder = model_folder(settings)
+        folder = settings.generator_folder
         if (folder / "config.json").is_file():
             yield Finding("generator", "ok", f"ChatGLM3：{folder}", f"ChatGLM3: {folder}")
         else:
@@ -212,12 +212,6 @@ def generator(settings: Settings) -> Iterator[Finding]:
             "generator", "problem", f"{wanted.adapter} 不是适配器文件夹", f"{wanted.adapter} is not an adapter folder",
             "运行：zhiwen settings unset generator.adapter", "run: zhiwen settings unset generator.adapter",
         )  # fmt: skip
-
-
-def model_folder(settings: Settings) -> Path:
-    """generator.model as a folder: as given, else by that name under the models folder."""
-    given = Path(settings.generator.model).expanduser()
-    return given if given.is_absolute() or given.is_dir() else settings.models / given
 
 
 def knowledge_bases(settings: Settings) -> Iterator[Finding]:

@@ -127,6 +127,12 @@ class Settings:
         """Where `zhiwen models pull` puts models."""
         return Path(self.models_folder).expanduser() if self.models_folder else self.home / "models"
 
+    @property
+    def generator_folder(self) -> Path:
+        """generator.model as a folder: as given, else by that name under the models folder."""
+        given = Path(self.generator.model).expanduser()
+        return given if given.is_absolute() or given.is_dir() else self.models / given
+
 
 SECTIONS: dict[str, type[Any]] = {
     "embedder": EmbedderSettings,

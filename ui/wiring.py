@@ -43,7 +43,7 @@ def embedder_config(settings: Settings) -> EmbedderConfig:
         passage_prefix=wanted.passage_prefix,
         metric=wanted.metric,  # type: ignore[arg-type]
         device=wanted.device,
-        dtype=wanted.dtype,  # type: ignore[arg-type]
+        dtype=wanted.dtype,
     )
 
 
@@ -287,11 +287,11 @@ def open_generator(settings: Settings) -> Generator | None:
     if settings.generator.kind == "none":
         return None
     with _opening:
-        return _generator(settings.generator, settings.models, secret(settings.generator.key_env))
+        return _generator(settings.generator, settings.generator_folder, secret(settings.generator.key_env))
 
 
 @lru_cache(maxsize=1)
-def _generator(wanted: GeneratorSettings, models: Path, key: str) -> Generator:
+def _generator(wanted: GeneratorSettings, folder: Path, key: str) -> Generator:
     if wanted.kind == "openai":
         from rag.generate.openai_client import OpenAIConfig, OpenAIGenerator
 
@@ -304,4 +304,17 @@ def _generator(wanted: GeneratorSettings, models: Path, key: str) -> Generator:
                 timeout=wanted.timeout,
             )
         )
-    raise ModelError("no", zh="no")
+    if not (folder / "config.json").is_file():
+        raise ModelError(
+            f"{folder} is not a converted model. Run: zhiwen models convert OFFICIAL {folder}",
+            zh=f"{folder} 不是转换好的模型。请运行：zhiwen models convert 官方文件夹 {folder}",
+        )
+    from rag.chatglm3.engine.engine import EngineConfig
+    from rag.chatglm3.load import LoadConfig, load
+    from rag.generate.chatglm3 import ChatGLM3Generator
+
+    adapters = {adapter.name: adapter for adapter in [Path(wanted.adapter).expanduser()] if wanted.adapter}
+    config = LoadConfig(dtype=wanted.dtype, quantise=wanted.quantise, device=wanted.device)  # type: ignore[arg-type]
+    loaded = load(folder, adapters=adapters, config=config)
+    engine = EngineConfig(context=wanted.context_tokens)
+    return ChatGLM3Generator(loaded, config=engine, adapter=next(iter(adapters), ""))

@@ -6,7 +6,8 @@ word.py        docx, with numbering.py (the numbers that Word writes by itself)
 slides.py      pptx
 sheets.py      xlsx, xls
 web.py         html, epub
-pdf.py         PDF: pdf_lines.py (characters -> lines), pdf_order.py (reading order), pdf_layout.py (lines -> blocks),
+pdf.py         PDF: pdf_lines.py (characters -> lines), pdf_order.py (reading order), pdf_layout.py and
+               pdf_headings.py (lines -> blocks),
                pdf_second.py (pypdf's opinion), ocr.py (pictures -> text)
 picture.py     the picture of a page, and where a passage stands on it
 limits.py      bounds, and advice for each reason
@@ -23,7 +24,7 @@ from kb.types import LoadedFile
 
 __all__ = ["ADVICE", "LOADER_VERSION", "SUPPORTED", "LoadLimits", "OcrMode", "load_file"]
 
-LOADER_VERSION = "1"
+LOADER_VERSION = "2"
 """Changes when the same file would give other pages: part of what decides re-indexing."""
 
 SUPPORTED: dict[str, str] = {

@@ -34,13 +34,29 @@ class PageBuilder:
         self._length += len(text)
 
     def table(self, rows: Sequence[Sequence[str]]) -> None:
-        """Rows of cells; the first one that has text in most columns is the header."""
+        """Rows of cells; the first one that has text in most columns is the header.
+
+        Last rows with text in the first cell only are notes below the table, and become paragraphs.
+        """
         tidy = [[" ".join(clean(cell).split()) for cell in row] for row in rows]
         tidy = [row for row in tidy if any(row)]
         if not tidy:
             return
         width = max(len(row) for row in tidy)
-        lines = [" | ".join(row + [""] * (width - len(row))) for row in tidy]
+        notes = 0
+        while (
+            width > 2
+            and len(tidy) - notes > 2
+            and sum(map(bool, tidy[-1 - notes])) == 1
+            and tidy[-1 - notes][0]
+        ):
+            notes += 1
+        if notes:
+            self.table(tidy[:-notes])
+            for row in tidy[-notes:]:
+                self.add("text", row[0])
+            return
+        lines = [row[0] if not any(row[1:]) else " | ".join(row + [""] * (width - len(row))) for row in tidy]
         header = next(
             (line for row, line in zip(tidy, lines, strict=True) if 2 * sum(map(bool, row)) > width), ""
         )

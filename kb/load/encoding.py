@@ -15,6 +15,7 @@ _BOMS = (
     (b"\xff\xfe", "utf-16"),
     (b"\xfe\xff", "utf-16"),
 )
+_CONTROL_BYTES = re.compile(rb"[\x00-\x08\x0e-\x1a\x1c-\x1f]")
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0e-\x1f\x7f-\x9f]")
 
 
@@ -62,6 +63,10 @@ def decode(data: bytes) -> Decoded:
         if data.startswith(bom):
             text = data.decode(encoding, errors="replace")
             return Decoded(_tidy(text), encoding.removesuffix("-sig"), True, text.count("\ufffd"))
+    if _CONTROL_BYTES.search(data[:20000]) and (wide := _utf16_without_bom(data)) is not None:
+        return wide
+    if (hz := _hz(data)) is not None:
+        return hz
     try:
         return Decoded(_tidy(data.decode("utf-8")), "utf-8", True)
     except UnicodeDecodeError as error:
@@ -69,8 +74,6 @@ def decode(data: bytes) -> Decoded:
             return Decoded(_tidy(data.decode("utf-8", errors="replace")), "utf-8", True, 1)
     if (wide := _utf16_without_bom(data)) is not None:
         return wide
-    if (hz := _hz(data)) is not None:
-        return hz
     return _by_frequency(data)
 
 
@@ -96,12 +99,14 @@ def _utf16_without_bom(data: bytes) -> Decoded | None:
 
 
 def _hz(data: bytes) -> Decoded | None:
-    if b"~{" in data and b"~}" in data and max(data, default=0) < 0x80:
-        try:
-            return Decoded(_tidy(data.decode("hz")), "hz", False)
-        except UnicodeDecodeError:
-            return None
-    return None
+    """Chinese in seven bits, ~{...~}, as mail once had it."""
+    if b"~{" not in data or b"~}" not in data or not data.isascii():
+        return None
+    try:
+        text = data.decode("hz")
+    except UnicodeDecodeError:
+        return None
+    return Decoded(_tidy(text), "hz", False) if _likely(text) > 0.9 else None
 
 
 def _likely(text: str) -> float:
@@ -153,7 +158,10 @@ def _try(data: bytes, encoding: str) -> tuple[float, str, str, int] | None:
     return score, encoding, text, damaged
 
 
-_GARBLED = re.compile(r"锟斤拷|烫烫烫|屯屯屯|(?:[\u00c0-\u00ff][\u0080-\u00bf]){3,}")
+_GARBLED = re.compile(
+    r"锟斤拷|烫烫烫|屯屯屯|(?:[\u00c2-\u00f4][\u0080-\u00bf\u0152-\u0192\u02c6\u02dc\u2013-\u2122]{1,3}){3,}"
+)
+"""The last one is UTF-8 that was read as Latin-1 or Windows-1252."""
 
 
 def looks_garbled(text: str) -> bool:

@@ -36,6 +36,12 @@ ADVICE: dict[str, tuple[str, str]] = {
         "the page is a picture: pip install 'zhiwen[ocr]', then index again",
     ),
     "ocr": ("文字由 OCR 识别，可能有错字", "the text was read by OCR and may hold errors"),
+    "ocr-broken": (
+        "OCR 已安装但无法启动（多半缺少 libGL）：pip uninstall -y opencv-python && "
+        "pip install --force-reinstall --no-deps opencv-python-headless",
+        "OCR is installed but does not start (most often libGL is missing): pip uninstall -y opencv-python && "
+        "pip install --force-reinstall --no-deps opencv-python-headless",
+    ),
     "ocr-empty": ("OCR 没有识别出文字", "OCR found no text on the page"),
     "unmapped-font": (
         "字体缺少字符映射，文字可能是乱码：请用原软件另存为 PDF，或启用 OCR",

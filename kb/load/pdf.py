@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from kb.errors import LoadError
+from kb.errors import LimitError, LoadError
 from kb.load.encoding import clean, looks_garbled
 from kb.load.limits import LoadLimits, shown, too_slow
-from kb.load.ocr import ocr_available, read_picture
-from kb.load.pdf_layout import PageLayout, layout_page, line_key, margin_lines
+from kb.load.ocr import ocr_available, ocr_installed, read_picture
+from kb.load.pdf_layout import PageLayout, layout_found, layout_page, line_key, margin_lines
 from kb.load.pdf_lines import read_lines
 from kb.load.pdf_second import SecondOpinion
 from kb.types import Block, LoadedFile, Page
@@ -21,7 +21,7 @@ from kb.types import Block, LoadedFile, Page
 OcrMode = Literal["auto", "off", "require"]
 _ONE_FOR_ALL = re.compile(r"([\u4e00-\u9fff])\1\1")
 """A font that gives the same character for all of its glyphs."""
-SAMPLE = 40
+SAMPLE = 24
 """Pages that are looked at to find headers and footers."""
 
 
@@ -67,7 +67,7 @@ def load_pdf(path: Path, limits: LoadLimits, *, ocr: OcrMode = "auto", password:
     try:
         count = len(document)
         if count > limits.max_pages:
-            raise LoadError(
+            raise LimitError(
                 f"{shown(path)} has {count:,} pages, more than {limits.max_pages:,}. Split it.",
                 zh=f"{shown(path)} 有 {count:,} 页，超过 {limits.max_pages:,} 页。请拆分。",
             )
@@ -121,9 +121,9 @@ def _page(reading: _Reading, number: int) -> Page:
     if layout.characters == 0:
         return _picture(reading, page, number, label)
     if not layout.text.strip():
-        return Page(number, "", (), label, "ok" if reading.drop else "failed", ("empty",))
+        return Page(number, "", (), label, "ok", ("blank",))
     reasons = ["too-long"] if layout.cut else []
-    if layout.unmapped > 0.1 * layout.characters or looks_garbled(layout.text):
+    if is_doubtful(layout):
         second = clean(other.text(number))
         if len(second) > 0.5 * layout.characters and not looks_garbled(second):
             return Page(
@@ -140,16 +140,28 @@ def _page(reading: _Reading, number: int) -> Page:
         reasons.append("unmapped-font")
     elif len(set(_ONE_FOR_ALL.findall(layout.text))) > 1:
         reasons.append("unmapped-font")
-    covered = pictured(page)
-    if covered > 0.1 and layout.characters < 60:
+    if is_mostly_picture(page, layout):
         read = _picture(reading, page, number, label)
         if len(read.text) > 2 * len(layout.text):
             return read
         reasons.append("mostly-picture")
-    elif covered > 0.85:
+    elif pictured(page) > 0.85:
         reasons.append("scanned-text")
     blocks = _with_outline(layout, other.headings(number))
     return Page(number, layout.text, blocks, label, "suspect" if reasons else "ok", tuple(reasons))
+
+
+def is_doubtful(layout: PageLayout) -> bool:
+    """Are too many of its characters without meaning? Then the page's text may come from elsewhere."""
+    return layout.unmapped > 0.1 * layout.characters or looks_garbled(layout.text)
+
+
+def is_mostly_picture(page: Any, layout: PageLayout) -> bool:
+    """Hardly any text beside a picture that may hold more? Then the page's text may come from the picture."""
+    if layout.characters >= 60:
+        return False
+    covered = pictured(page)
+    return covered > 0.1 or (covered > 0.02 and layout.characters < 15)
 
 
 def pictured(page: Any) -> float:
@@ -175,13 +187,14 @@ def _picture(reading: _Reading, page: Any, number: int, label: str) -> Page:
     if not drawn and not reading.other.text(number).strip():
         return Page(number, "", (), label, "ok", ("blank",))
     if reading.ocr == "off" or (reading.ocr == "auto" and not ocr_available()):
-        return Page(number, "", (), label, "failed", ("no-text-layer",))
+        broken = ocr_installed() and reading.ocr != "off"
+        return Page(number, "", (), label, "failed", ("no-text-layer", *(("ocr-broken",) if broken else ())))
     width, height = page.get_size()
     scale = min(200 / 72, (reading.limits.max_pixels / max(1.0, width * height)) ** 0.5)
-    text = clean("\n".join(read_picture(page.render(scale=scale).to_pil())))
-    if not text.strip():
+    found = layout_found(read_picture(page.render(scale=scale).to_pil()))
+    if not found.text.strip():
         return Page(number, "", (), label, "failed", ("no-text-layer", "ocr-empty"), True)
-    return Page(number, text, (Block("text", 0, len(text)),), label, "suspect", ("ocr",), True)
+    return Page(number, found.text, found.blocks, label, "suspect", ("ocr",), True)
 
 
 def _with_outline(layout: PageLayout, headings: list[tuple[str, int]]) -> tuple[Block, ...]:

@@ -7,19 +7,12 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
+from kb.load.pdf_headings import ITEM, Sizes, heading_level, same_heading
 from kb.load.pdf_lines import HAN, Line, PageLines, read_lines
 from kb.load.pdf_order import reading_order
 from kb.types import Block, BlockKind
 
 _END = "。！？；：.!?;:”」）)"
-_CHAPTER = re.compile(r"^\s*第[一二三四五六七八九十百\d]{1,5}[章节编篇][^的之]")
-_NUMBERED = re.compile(r"^(?:[一二三四五六七八九十]{1,3}、|[A-Z\d]{1,2}(?:\.\d{1,2}){0,3}\.?[ \u3000]+\S)")
-_ITEM = re.compile(
-    r"^\s*(第[一二三四五六七八九十百千零〇\d]+[章节条款编篇]|[一二三四五六七八九十]+、|"
-    r"[（(][一二三四五六七八九十\d]+[)）]|\d+[.、)）]\s?|[•●○■◆▪‣·][ \S]|[-–][ ])"
-)
-_OPENS = re.compile(r"^[^\W_a-z]|^[\[【《“\"(（<][^\W_]|^[a-z][A-Z]")
-"""How a heading may begin: no bullet, no small letter."""
 _LEAD = re.compile(r"^(?:\W|[A-Za-z]|\d{1,2}(?:\.\d{1,2}){0,3}\.?|[IVX]{1,4}\.|[(（]\d{1,2}[)）])$")
 """A bullet or number that stands before its text and makes no table of it."""
 
@@ -49,6 +42,12 @@ def layout_page(textpage: Any, *, drop: frozenset[str] = frozenset()) -> PageLay
     along = [line for line in lines if line.turn == usual]
     aside = [line for line in lines if line.turn != usual]
     return _assemble([*_rows(reading_order(along)), *_rows(aside)], found)
+
+
+def layout_found(lines: list[Line]) -> PageLayout:
+    """The same for lines that were found in a picture, in any order."""
+    characters = sum(len(line.text) for line in lines)
+    return _assemble(_rows(reading_order(lines, trusted=False)), PageLines(lines, characters, 0))
 
 
 def line_key(text: str) -> str:
@@ -143,7 +142,7 @@ class _Writer:
 
 def _assemble(rows: list[Line], found: PageLines) -> PageLayout:
     writer = _Writer()
-    sizes = _Sizes(rows)
+    sizes = Sizes(rows)
     body = sizes.body
     edges = _edges(rows, body)
     at = 0
@@ -156,10 +155,10 @@ def _assemble(rows: list[Line], found: PageLines) -> PageLayout:
             continue
         row = rows[at] = _flat(row)
         alone = at + 1 >= len(rows) or not _runs_on(row, rows[at + 1], edges[at], body)
-        if level := _heading_level(row, sizes, alone=alone):
+        if level := heading_level(row, sizes, alone=alone):
             writer.write(row.text, row.indices)
             at += 1
-            while at < len(rows) and _same_heading(rows[at - 1], rows[at], sizes):
+            while at < len(rows) and same_heading(rows[at - 1], rows[at], sizes):
                 writer.write(rows[at].text, rows[at].indices)
                 at += 1
             writer.close("heading", start, level=level)
@@ -174,37 +173,6 @@ def _assemble(rows: list[Line], found: PageLines) -> PageLayout:
         found.unmapped,
         found.cut,
     )
-
-
-class _Sizes:
-    """The type size that most characters have, in Chinese lines, in others, and overall."""
-
-    def __init__(self, rows: list[Line]) -> None:
-        self.body = _usual(rows)
-        total = sum(len(row.text) for row in rows)
-        self._of: dict[bool, float] = {}
-        for han in (True, False):
-            group = [row for row in rows if row.han == han]
-            enough = 4 * sum(len(row.text) for row in group) > total
-            self._of[han] = _usual(group) if enough else self.body
-
-    def ratio(self, row: Line) -> float:
-        """How large the line's type is; 1 is the usual size."""
-        return row.size / self._of[row.han]
-
-
-def _usual(rows: list[Line]) -> float:
-    """The median over characters, in points."""
-    weights: dict[float, int] = {}
-    for row in rows:
-        weights[round(row.size, 1)] = weights.get(round(row.size, 1), 0) + len(row.text)
-    total = sum(weights.values())
-    passed = 0
-    for size in sorted(weights):
-        passed += weights[size]
-        if 2 * passed >= total:
-            return max(size, 1.0)
-    return 10.0
 
 
 def _edges(rows: list[Line], body: float) -> list[float]:
@@ -232,35 +200,6 @@ def _flat(row: Line) -> Line:
     for cell in row.cells[1:]:
         whole = _joined(whole, cell, "  ")
     return whole
-
-
-def _heading_level(row: Line, sizes: _Sizes, *, alone: bool) -> int:
-    """1 to 4; 0 for what is no heading. By the size of the type, or by a number where the line stands alone."""
-    text = row.text
-    if row.vertical or row.turn or not 2 <= len(text) <= 60 or sum(c.isalpha() for c in text) < 2:
-        return 0
-    if text[-1] in "。，；,;、" or not _OPENS.match(text):
-        return 0
-    ratio = sizes.ratio(row)
-    if ratio > 1.18:
-        return 1 if ratio > 1.5 else 2
-    if not alone or len(text) > 40:
-        return 0
-    if _CHAPTER.match(text + " ") and not re.search(r"[.…·]{4}|\d$", text):
-        return 2
-    return 3 if _NUMBERED.match(text) and (row.bold or ratio > 1.04) else 0
-
-
-def _same_heading(before: Line, line: Line, sizes: _Sizes) -> bool:
-    """Is it the second line of a heading that did not fit into one?"""
-    close = before.bottom - line.top < 0.6 * line.size and before.top > line.top
-    same = (
-        abs(before.size - line.size) < 0.05 * line.size
-        and before.han == line.han
-        and before.turn == line.turn
-    )
-    long = before.width > 12 * before.size and not _ITEM.match(line.text) and not line.cells
-    return close and same and long and sizes.ratio(line) > 1.18 and before.width > 0.8 * line.width
 
 
 def _table(rows: list[Line], at: int, writer: _Writer, start: int) -> int:
@@ -303,7 +242,7 @@ def _paragraph(rows: list[Line], at: int, writer: _Writer, edges: list[float], b
 
 def _runs_on(before: Line, line: Line, edge: float, body: float) -> bool:
     """Is `line` the next line of the paragraph that `before` belongs to?"""
-    if line.cells or before.cells or _ITEM.match(line.text) or line.vertical != before.vertical:
+    if line.cells or before.cells or ITEM.match(line.text) or line.vertical != before.vertical:
         return False
     if abs(line.size - before.size) > 0.22 * max(line.size, before.size):
         return False

@@ -11,13 +11,22 @@ from kb.load.pdf_lines import Line
 _DEEPEST = 60
 
 
-def reading_order(lines: list[Line]) -> list[Line]:
-    """All lines, once each. Vertical writing stays as the file has it (columns from right to left)."""
+def reading_order(lines: list[Line], *, trusted: bool = True) -> list[Line]:
+    """All lines, once each. Vertical writing stays as the file has it (columns from right to left).
+
+    `trusted`: keep the given order if it goes down the page; else it means nothing (text found in a picture).
+    """
     if len(lines) < 2 or 2 * sum(line.vertical for line in lines) > len(lines):
         return lines
-    if not any(_jumps_up(a, b) for a, b in itertools.pairwise(lines)):
+    if trusted and not _goes_back(lines):
         return lines
     return _cut(lines, median(line.size for line in lines), 0)
+
+
+def _goes_back(lines: list[Line]) -> bool:
+    """Looks at each line and the two before it: two columns may be painted in turns."""
+    near = (*itertools.pairwise(lines), *zip(lines, lines[2:], strict=False))
+    return any(_jumps_up(a, b) for a, b in near)
 
 
 def _jumps_up(a: Line, b: Line) -> bool:

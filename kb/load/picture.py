@@ -10,7 +10,7 @@ from typing import Any
 
 from kb.errors import LoadError
 from kb.load.limits import shown
-from kb.load.pdf import open_pdf, repeated_lines
+from kb.load.pdf import is_doubtful, is_mostly_picture, open_pdf, repeated_lines
 from kb.load.pdf_layout import layout_page
 
 MOST_PIXELS = 20_000_000
@@ -44,7 +44,7 @@ def page_picture(path: Path, page: int, *, scale: float = 1.5, password: str = "
 def passage_boxes(path: Path, page: int, start: int, end: int, *, password: str = "") -> list[Box]:
     """Where the characters `start` to `end` of the page's text (as `load_file` gives it) stand: one box a line.
 
-    Empty for text that was read by OCR or by the second parser. Raises LoadError if there is no such page.
+    Empty on pages whose text may have come from OCR or from the second parser. Raises LoadError if there is no such page.
     """
     document = open_pdf(path, password)
     try:
@@ -52,6 +52,8 @@ def passage_boxes(path: Path, page: int, start: int, end: int, *, password: str 
         textpage = opened.get_textpage()
         layout = layout_page(textpage, drop=repeated_lines(document))
         boxes: list[Box] = []
+        if is_doubtful(layout) or is_mostly_picture(opened, layout):
+            return boxes
         for index in dict.fromkeys(i for i in layout.indices[max(0, start) : end] if i >= 0):
             box = _on_picture(opened, textpage.get_charbox(index, loose=True))
             if box.right <= box.left or box.bottom <= box.top:
@@ -89,10 +91,13 @@ def _on_picture(page: Any, box: tuple[float, float, float, float]) -> Box:
 
 
 def _together(last: Box, box: Box) -> Box | None:
-    """One box for neighbours in a line (or in a column of vertical writing); None if they are no neighbours."""
+    """One box for neighbours in a line (or in a column of vertical writing); None if they are none. A turned page
+    is read in any direction."""
     middle, centre = (box.top + box.bottom) / 2, (box.left + box.right) / 2
-    beside = last.top <= middle <= last.bottom and -0.02 < box.left - last.right < 0.05
-    below = last.left <= centre <= last.right and -0.02 < box.top - last.bottom < 0.02
+    across = max(box.left - last.right, last.left - box.right)
+    down = max(box.top - last.bottom, last.top - box.bottom)
+    beside = last.top <= middle <= last.bottom and -0.02 < across < 0.05
+    below = last.left <= centre <= last.right and -0.02 < down < 0.02
     narrow = last.right - last.left < 2 * (box.right - box.left)
     if not beside and not (below and narrow):
         return None

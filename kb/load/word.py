@@ -134,14 +134,12 @@ def _heading_level(paragraph: Any, styles: list[Any]) -> int:
 
 
 def _rows(table: Any) -> Iterator[list[str]]:
-    """Cells as text; one that spans several columns or rows is given where it begins."""
-    above: list[Any] = []
+    """Cells as text. One that spans columns is given once; one that spans rows in each, so that every row is whole."""
     for row in table.rows:
         cells: list[str] = []
-        here: list[Any] = []
+        before: Any = None
         for cell in row.cells:
-            repeated = any(cell._tc is other for other in (*here[-1:], *above))
-            cells.append("" if repeated else " ".join(_text(p) for p in cell._tc.iter(f"{_W}p")))
-            here.append(cell._tc)
-        above = here
+            text = "" if cell._tc is before else " ".join(_text(p) for p in cell._tc.iter(f"{_W}p"))
+            cells.append(text)
+            before = cell._tc
         yield cells

@@ -96,7 +96,8 @@ def read_prefix(adapter: AdapterInfo, *, shape: GlmShape) -> torch.Tensor:
             zh=f"{adapter.folder}：对这个基座，prompt_embeddings 应为 (n, {width})，实际为 {found}。",
         )
     parts = flat.float().view(flat.shape[0], shape.layers, 2, shape.groups, shape.head_dim)
-    return parts.permute(1, 2, 3, 0, 4).contiguous()
+    prefix: torch.Tensor = parts.permute(1, 2, 3, 0, 4).contiguous()
+    return prefix
 
 
 def attach_loras(model: Any, adapters: Mapping[str, AdapterInfo]) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
 from kb.errors import SettingsError
@@ -41,4 +42,20 @@ def run(args: argparse.Namespace) -> int:
             f"evaluate measures one knowledge base; choose with --kb: {names}",
             zh=f"evaluate 一次评测一个知识库，请用 --kb 选择：{names}",
         )
-    return report(args, settings, kbs[0])
+    from kb.evaluate import evaluate_retrieval
+    from kb.questions import read_questions
+
+    questions = read_questions(args.file)
+    embedder = wiring.embedder_of(kbs[0], settings)
+    report = evaluate_retrieval(kbs[0], questions, embedder=embedder, options=wiring.search_options(settings))
+    if report.unknown:
+        names = ", ".join(report.unknown[:5])
+        print(
+            pick(f"注意：知识库里没有这些文件：{names}", f"note: the knowledge base does not have: {names}"),
+            file=sys.stderr,
+        )
+    print(report.to_json() if args.json else report.table())
+    if args.picture:
+        report.save_picture(args.picture)
+        print(pick(f"图已存为 {args.picture}", f"picture: {args.picture}"), file=sys.stderr)
+    return 0

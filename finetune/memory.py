@@ -1,0 +1,166 @@
+"""Bytes that a training step needs, from the model's shape alone.
+
+Coefficients of the activations were fitted to four measurements at ChatGLM3-6B's shape on one H100 (nf4, LoRA r=16 on all
+linear layers, rows of 8,192 and 16,384 tokens, with and without recomputation, compiled or not: 7.8, 11.6, 36.7, 45.8 GiB).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from finetune.config import RunConfig
+from finetune.loss import CHUNK_BYTES, rows_per_chunk
+from finetune.methods import quantise_of, resolve_targets
+from rag.chatglm3.memory import ComputeDtype, weight_bytes
+from rag.chatglm3.shape import GlmShape
+
+GIB = 2**30
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """How a step is carried out."""
+
+    tokens: int
+    """Of one row (packed), or rows times their width (padded)."""
+    recompute: bool = False
+    """Gradient checkpointing."""
+    compiled: bool = False
+    packed: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryNeed:
+    """Bytes, by what they are for."""
+
+    weights: int
+    trained: int
+    """Trained weights, gradients, float32 masters and the optimiser's moments."""
+    kept: int
+    """Activations kept for the backward pass."""
+    working: int
+    """The largest thing that comes and goes: a chunk of logits, or one layer being computed again."""
+
+    @property
+    def total(self) -> int:
+        """Peak."""
+        return self.weights + self.trained + self.kept + self.working
+
+
+def linear_sizes(shape: GlmShape) -> dict[str, tuple[int, int]]:
+    """Linear layers of a block: name -> (inputs, outputs)."""
+    wide, narrow = shape.heads * shape.head_dim, shape.groups * shape.head_dim
+    return {
+        "q_proj": (shape.hidden, wide),
+        "k_proj": (shape.hidden, narrow),
+        "v_proj": (shape.hidden, narrow),
+        "o_proj": (wide, shape.hidden),
+        "gate_up_proj": (shape.hidden, 2 * shape.ffn),
+        "down_proj": (shape.ffn, shape.hidden),
+    }
+
+
+def trainable_count(shape: GlmShape, config: RunConfig) -> int:
+    """Number of trained weights."""
+    method, sizes = config.method, linear_sizes(shape)
+    match method.finetuning_type:
+        case "full":
+            return shape.parameters
+        case "freeze":
+            whole = shape.parameters - shape.hidden * (2 * shape.vocabulary + 1)
+            return whole // shape.layers * min(method.freeze_trainable_layers, shape.layers)
+        case "ptuning":
+            width = shape.groups * shape.head_dim
+            out = 2 * shape.layers * width
+            if not method.prefix_projection:
+                return method.pre_seq_len * out
+            first = width * shape.hidden + shape.hidden
+            return method.pre_seq_len * width + first + shape.hidden * out + out
+        case _:
+            chosen = [sizes[name] for name in resolve_targets(method.lora_target)]
+            each = sum(
+                method.lora_rank * (inputs + outputs) + (outputs if method.use_dora else 0)
+                for inputs, outputs in chosen
+            )
+            return each * shape.layers
+
+
+def trained_bytes(shape: GlmShape, config: RunConfig, *, dtype: ComputeDtype) -> int:
+    """Weights (where the base does not hold them), gradients, masters, moments."""
+    width = 4 if dtype == "float32" else 2
+    own = width if config.method.finetuning_type in ("qlora", "lora", "ptuning") else 0
+    moments = 8 if config.train.optim == "adamw" else 2
+    if config.train.optim == "paged_adamw_8bit":
+        moments = 0
+    gradients = width if width == 4 else width + 4
+    masters = 0 if width == 4 else 4
+    return trainable_count(shape, config) * (own + gradients + masters + moments)
+
+
+def layer_bytes(shape: GlmShape, *, dtype: ComputeDtype, compiled: bool) -> int:
+    """Activations of one layer, for one token, that its backward pass reads."""
+    width = 4 if dtype == "float32" else 2
+    if compiled:
+        return int(width * (8.5 * shape.hidden + 3 * shape.ffn))
+    return int(width * (10.4 * shape.hidden + 4 * shape.ffn))
+
+
+def need(shape: GlmShape, config: RunConfig, *, layout: Layout, dtype: ComputeDtype) -> MemoryNeed:
+    """The peak of a step."""
+    width = 4 if dtype == "float32" else 2
+    quantise = quantise_of(config)
+    weights = weight_bytes(shape, dtype=dtype, quantise=quantise)  # type: ignore[arg-type]
+    tokens = layout.tokens
+    one = layer_bytes(shape, dtype=dtype, compiled=layout.compiled) * tokens
+    edges = 6 * shape.hidden * width * tokens
+    kept = edges + shape.layers * (shape.hidden * width * tokens if layout.recompute else one)
+    largest = max(a * b for a, b in linear_sizes(shape).values())
+    unpacked_weights = largest * width if quantise != "none" else 0
+    rows = min(rows_per_chunk(shape.vocabulary), tokens)
+    logits = min(2 * CHUNK_BYTES, rows * shape.vocabulary * 8)
+    working = max(logits, unpacked_weights + (one if layout.recompute else 0))
+    if not layout.packed:
+        kept = int(kept * 1.1)  # masks of the padded rows
+    return MemoryNeed(weights, trained_bytes(shape, config, dtype=dtype), kept, working)
+
+
+def choose_layout(
+    shape: GlmShape,
+    config: RunConfig,
+    *,
+    dtype: ComputeDtype,
+    free: int,
+    longest: int,
+    wanted: int,
+    compiled: bool,
+) -> tuple[Layout, MemoryNeed, bool]:
+    """The fastest layout that fits into `free` bytes, what it needs, and whether it fits at all.
+
+    `wanted`: tokens of a row beyond which a longer row wins nothing (a step has no more).
+    """
+    train = config.train
+    packed = train.packing and config.method.finetuning_type != "ptuning"
+    allowed = {"on": (True,), "off": (False,), "auto": (False, True)}[train.gradient_checkpointing]
+    if config.method.finetuning_type == "ptuning":
+        allowed = (False,)
+    if not packed:
+        sizes = [longest * train.per_device_train_batch_size]
+        while sizes[-1] > longest:
+            sizes.append(max(longest, sizes[-1] // 2 // longest * longest))
+    elif train.pack_tokens:
+        sizes = [max(train.pack_tokens, longest)]
+    else:
+        sizes = sorted({max(longest, min(wanted, size)) for size in (32768, 16384, 8192, 4096, 2048, 1024)})[
+            ::-1
+        ]
+    plain = Layout(sizes[-1], recompute=allowed[-1], compiled=compiled, packed=packed)
+    # long rows without recomputation, then long rows with it, then whatever there is room for
+    enough = [s for s in sizes if s >= min(4096, sizes[0])]
+    for group in (enough, sizes):
+        for recompute in allowed:
+            for size in group:
+                layout = replace(plain, tokens=size, recompute=recompute)
+                found = need(shape, config, layout=layout, dtype=dtype)
+                if found.total <= free:
+                    return layout, found, True
+    return plain, need(shape, config, layout=plain, dtype=dtype), False

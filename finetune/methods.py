@@ -1,0 +1,197 @@
+"""Which weights of a loaded base are trained, and how the result is saved.
+
+Nothing is widened to float32 on the way (no prepare_model_for_kbit_training): the base stays as loaded, trained
+weights have its compute dtype, and the optimiser keeps their float32 masters.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from finetune import attention
+from finetune.config import RunConfig
+from kb.errors import ModelError, SettingsError
+from rag.chatglm3.names import NATIVE_TARGETS, TARGETS
+from rag.chatglm3.shape import GlmShape
+
+if TYPE_CHECKING:
+    import torch
+
+    from rag.chatglm3.load import LoadedModel
+
+ADAPTERS = ("qlora", "lora", "ptuning")
+"""Methods that give a small adapter; the others give a whole model."""
+
+
+@dataclass(frozen=True)
+class Trainee:
+    """A model that is being trained."""
+
+    model: Any
+    """What is saved: a PeftModel, or the GlmForCausalLM itself."""
+    glm: Any
+    """The GlmForCausalLM inside, with adapters in its layers."""
+    loaded: LoadedModel
+    method: str
+    prefix: int = 0
+    """Tokens of the learned prefix; 0 without."""
+
+    @property
+    def device(self) -> str:
+        """Where it lies."""
+        return str(self.glm.device)
+
+    def trainable(self) -> dict[str, torch.nn.Parameter]:
+        """Trained weights by name."""
+        return {name: p for name, p in self.model.named_parameters() if p.requires_grad}
+
+    @contextmanager
+    def plain_attention(self) -> Iterator[None]:
+        """Inside, the model generates and takes padded rows: attention with masks and caches."""
+        before, training = self.glm.config._attn_implementation, self.model.training
+        self.glm.config._attn_implementation = "sdpa"
+        self.model.eval()
+        try:
+            yield
+        finally:
+            self.glm.config._attn_implementation = before
+            self.model.train(training)
+
+
+def resolve_targets(text: str) -> list[str]:
+    """`--lora-target` as native module names. Raises SettingsError for an unknown name."""
+    out: list[str] = []
+    for name in (part.strip() for part in text.split(",")):
+        if name in ("all", "all-linear"):
+            found: tuple[str, ...] = NATIVE_TARGETS
+        elif name in NATIVE_TARGETS:
+            found = (name,)
+        elif name in TARGETS:
+            found = TARGETS[name]
+        else:
+            known = ", ".join(("all", *NATIVE_TARGETS, *TARGETS))
+            raise SettingsError(
+                f"--lora-target {name!r} is unknown. Known: {known}.",
+                zh=f"--lora-target 里有未知的 {name!r}。可用的有：{known}。",
+            )
+        out += [n for n in found if n not in out]
+    return out
+
+
+def quantise_of(config: RunConfig) -> str:
+    """How the base is loaded: nf4, int8 or none."""
+    bits = 4 if config.method.finetuning_type == "qlora" else config.method.quantization_bit
+    return {0: "none", 8: "int8", 4: "nf4"}[bits]
+
+
+def open_base(config: RunConfig, *, folder: Path, device: str) -> LoadedModel:
+    """The base, quantised as the method wants it. Raises ModelError."""
+    from rag.chatglm3.load import LoadConfig, load
+
+    precision = config.train.precision
+    how = LoadConfig(
+        dtype="" if precision == "auto" else precision,
+        quantise=quantise_of(config),  # type: ignore[arg-type]
+        device=device,
+        cached_tokens=0,
+    )
+    return load(folder, config=how)
+
+
+def attach(loaded: LoadedModel, *, config: RunConfig) -> Trainee:
+    """Make what the method trains trainable, and nothing else. The weights it adds depend on the seed alone."""
+    import torch
+
+    method = config.method.finetuning_type
+    torch.manual_seed(config.train.seed)
+    glm = loaded.model
+    glm.requires_grad_(False)
+    if method in ("full", "freeze"):
+        _thaw(glm, config)
+        trainee = Trainee(glm, glm, loaded, method)
+    elif method == "ptuning":
+        model = _with_prefix(glm, loaded.shape, config)
+        trainee = Trainee(model, glm, loaded, method, prefix=config.method.pre_seq_len)
+    else:
+        trainee = Trainee(_with_lora(glm, config), glm, loaded, method)
+    dtype = getattr(torch, loaded.dtype)
+    for parameter in trainee.trainable().values():
+        parameter.data = parameter.data.to(dtype)
+    if method != "ptuning" and config.train.packing:
+        glm.config._attn_implementation = attention.register()
+    trainee.model.train()
+    return trainee
+
+
+def _thaw(glm: Any, config: RunConfig) -> None:
+    if config.method.finetuning_type == "full":
+        glm.requires_grad_(True)
+        return
+    count, layers = config.method.freeze_trainable_layers, glm.model.layers
+    if count > len(layers):
+        raise SettingsError(
+            f"--freeze-trainable-layers {count}: the model has {len(layers)} layers.",
+            zh=f"--freeze-trainable-layers {count}：模型只有 {len(layers)} 层。",
+        )
+    for layer in layers[-count:]:
+        layer.requires_grad_(True)
+
+
+def _with_lora(glm: Any, config: RunConfig) -> Any:
+    from peft import LoraConfig, get_peft_model
+
+    method = config.method
+    lora = LoraConfig(
+        task_type="CAUSAL_LM",
+        r=method.lora_rank,
+        lora_alpha=config.alpha,
+        lora_dropout=method.lora_dropout,
+        target_modules=resolve_targets(method.lora_target),
+        use_rslora=method.use_rslora,
+        use_dora=method.use_dora,
+    )
+    return get_peft_model(glm, lora, autocast_adapter_dtype=False)
+
+
+def _with_prefix(glm: Any, shape: GlmShape, config: RunConfig) -> Any:
+    from peft import PrefixTuningConfig, get_peft_model
+
+    prefix = PrefixTuningConfig(
+        task_type="CAUSAL_LM",
+        num_virtual_tokens=config.method.pre_seq_len,
+        prefix_projection=config.method.prefix_projection,
+        encoder_hidden_size=shape.hidden,
+    )
+    return get_peft_model(glm, prefix, autocast_adapter_dtype=False)
+
+
+def checkpoint_layers(trainee: Trainee) -> None:
+    """Forget activations inside layers and compute them again in the backward pass."""
+    if trainee.prefix:
+        raise ModelError(
+            "P-tuning cannot recompute activations. Shorten --cutoff-len or --per-device-train-batch-size.",
+            zh="P-tuning 不能重算激活。请减小 --cutoff-len 或 --per-device-train-batch-size。",
+        )
+    trainee.glm.gradient_checkpointing_enable({"use_reentrant": False})
+
+
+def compile_layers(trainee: Trainee, *, backend: str = "inductor") -> None:
+    """Compile every layer for one fixed shape; a new shape would be an error, see `train`."""
+    for layer in trainee.glm.model.layers:
+        layer.compile(dynamic=False, backend=backend)
+
+
+def save(trainee: Trainee, folder: Path) -> None:
+    """The trained weights: PEFT's adapter files, or for full and freeze a whole standard model folder."""
+    if trainee.method in ADAPTERS:
+        trainee.model.save_pretrained(folder, save_embedding_layers=False)
+        return
+    trainee.glm.save_pretrained(folder)
+    for file in sorted(trainee.loaded.folder.iterdir()):
+        if file.name.startswith("tokenizer") or file.name in ("config.json", "generation_config.json"):
+            shutil.copy2(file, folder / file.name)

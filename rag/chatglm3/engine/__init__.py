@@ -1,0 +1,10 @@
+"""Many people asking at once: their requests join and leave between two steps of one model.
+
+network.py   the forward pass over a cache of slots, with fused weights and grouped heads
+lora.py      all LoRA adapters side by side; every row of a batch uses its own
+cache.py     keys and values of every slot; a follow-up keeps what it shares with the last prompt
+graph.py     one decoding step as a CUDA graph
+sampling.py  logits -> ids
+writing.py   ids -> text: whole characters, stop strings, the loop guard
+engine.py    the thread that puts them together (read this file first)
+"""

@@ -1,0 +1,270 @@
+"""The engine: one thread that owns the model and serves everybody who asks.
+
+    with Engine(loaded) as engine:
+        for piece in engine.submit(ids, options=GenerateOptions()):
+            print(piece.text, end="")
+
+Between two steps requests join and leave. A step is: at most one piece of one prompt, then one token for everybody whose
+prompt is read. So a long prompt never stops the others, and nobody waits for somebody else's answer to end.
+"""
+
+from __future__ import annotations
+
+import random
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+from kb.errors import GenerationError, ModelError
+from rag.chatglm3.engine.cache import Slot, common
+from rag.chatglm3.engine.graph import Stepper
+from rag.chatglm3.engine.network import Network
+from rag.chatglm3.engine.request import Request, Ticket
+from rag.chatglm3.engine.sampling import Row, choose
+from rag.chatglm3.engine.writing import Writing
+from rag.types import GenerateOptions
+
+if TYPE_CHECKING:
+    import torch
+
+    from rag.chatglm3.load import LoadedModel
+
+WORTH_COPYING = 64
+"""A shared beginning of so many tokens more is copied from a slot that is busy."""
+
+
+@dataclass(frozen=True, slots=True)
+class EngineConfig:
+    """How many at once and how much of each."""
+
+    slots: int = 4
+    """Requests that are written at the same time; more wait. Each takes context x 28 KiB (229 MB at 8,192 in 16 bit)."""
+    context: int = 0
+    """Prompt and answer together, tokens; 0 is what the model was made for."""
+    chunk: int = 512
+    """Tokens of a prompt that are read in one step."""
+    loop_guard: bool = True
+    """End an answer that repeats itself (finish "loop")."""
+    graphs: bool = True
+    """Capture decoding steps as CUDA graphs where there is a GPU."""
+
+    def __post_init__(self) -> None:
+        if self.slots < 1 or self.chunk < 1 or self.context < 0:
+            raise ValueError(f"slots and chunk must be at least 1, context 0 or more: {self}")
+
+
+class Engine:
+    """Serves many requests with one model. `submit` may be called from any thread."""
+
+    def __init__(self, loaded: LoadedModel, *, config: EngineConfig | None = None) -> None:
+        import torch
+
+        if loaded.tokenizer is None:
+            raise ModelError(
+                f"{loaded.folder} has no tokenizer: it cannot answer in words. Convert it with tokenizer.model.",
+                zh=f"{loaded.folder} 没有分词器，不能回答。请连同 tokenizer.model 一起转换。",
+            )
+        self.loaded, self.config = loaded, config or EngineConfig()
+        self.context = self.config.context or loaded.shape.context
+        self._tokenizer = loaded.tokenizer
+        with torch.inference_mode():
+            self._network = Network(loaded, slots=self.config.slots, context=self.context)
+        capture = self.config.graphs and loaded.device.type == "cuda"
+        self._stepper = Stepper(self._network, slots=self.config.slots, capture=capture)
+        self._free = [Slot(number) for number in range(self.config.slots)]
+        self._waiting: list[Request] = []
+        self._active: list[Request] = []
+        self._changed = threading.Condition()
+        self._closed, self._clock = False, 0
+        self.prompt_tokens_computed = 0
+        """Prompt tokens that went through the model; a shared beginning does not count again."""
+        self._thread = threading.Thread(target=self._serve, name="chatglm3-engine", daemon=True)
+        self._thread.start()
+
+    def submit(
+        self,
+        ids: Sequence[int],
+        *,
+        options: GenerateOptions | None = None,
+        cancel: threading.Event | None = None,
+    ) -> Ticket:
+        """Queue a prompt. Raises GenerationError if it is too long or its adapter is not loaded."""
+        how = options or GenerateOptions()
+        room = self.context - len(ids) - self._virtual(how.adapter)
+        if not ids or room < 1:
+            raise GenerationError(
+                f"The prompt has {len(ids)} tokens; prompt and answer together may have {self.context}.",
+                zh=f"提示词有 {len(ids)} 个 token，提示词和回答合计最多 {self.context} 个。请缩短问题或减少资料。",
+            )
+        writing = Writing(
+            self._tokenizer, options=how, limit=min(how.max_tokens, room), guard=self.config.loop_guard
+        )
+        request = Request(
+            list(ids), how, writing, cancel or threading.Event(), random=random.Random(how.seed)
+        )
+        with self._changed:
+            if self._closed:
+                raise GenerationError("The engine is closed.", zh="模型已关闭。")
+            self._waiting.append(request)
+            self._changed.notify()
+        return Ticket(request)
+
+    def close(self) -> None:
+        """End all requests and the thread."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify()
+        self._thread.join()
+
+    def __enter__(self) -> Engine:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _virtual(self, adapter: str) -> int:
+        """Positions that a prefix adapter takes. Raises GenerationError for an adapter that is not loaded."""
+        if adapter in self.loaded.prefixes:
+            return int(self.loaded.prefixes[adapter].shape[3])
+        if adapter and adapter not in self._network.adapters and adapter != self.loaded.merged:
+            known = ", ".join([*self._network.adapters, *self.loaded.prefixes]) or "-"
+            raise GenerationError(
+                f"There is no adapter {adapter!r} loaded. Loaded: {known}.",
+                zh=f"没有加载名为 {adapter!r} 的适配器。已加载：{known}。",
+            )
+        return 0
+
+    # -------------------------------------------------------------- the thread
+
+    def _serve(self) -> None:
+        import torch
+
+        while True:
+            with self._changed:
+                while not (self._closed or self._waiting or self._active):
+                    self._changed.wait()
+                if self._closed:
+                    self._end_all()
+                    return
+                self._leave_cancelled()
+                while self._waiting and self._free:
+                    self._admit(self._waiting.pop(0))
+            try:
+                with torch.inference_mode():
+                    self._step()
+            except torch.OutOfMemoryError as error:
+                torch.cuda.empty_cache()
+                self._fail(
+                    f"out of GPU memory: {str(error).splitlines()[0]}",
+                    "显存不足，请减少同时提问的人数或缩短上下文",
+                )
+            except Exception as error:  # noqa: BLE001 - whoever asked gets it; the others go on being served
+                self._fail(f"{type(error).__name__}: {error}", f"{type(error).__name__}：{error}")
+
+    def _step(self) -> None:
+        """One piece of the oldest unread prompt, then one token for everybody else."""
+        reading = next((r for r in self._active if r.done < len(r.ids)), None)
+        ready = [r for r in self._active if r.done == len(r.ids)]
+        if reading is not None:
+            self._read(reading)
+        if ready:
+            self._write(ready)
+
+    def _read(self, request: Request) -> None:
+        slot = request.slot
+        assert slot is not None
+        piece = request.ids[request.done : request.done + self.config.chunk]
+        logits = self._network.prefill(
+            piece, slot=slot.number, start=slot.position, adapter=request.options.adapter
+        )
+        slot.tokens += piece
+        request.done += len(piece)
+        self.prompt_tokens_computed += len(piece)
+        if request.done == len(request.ids):
+            self._choose([request], logits[None])
+
+    def _write(self, requests: list[Request]) -> None:
+        by_slot = {r.slot.number: r for r in requests if r.slot is not None}
+        first, last = min(by_slot), max(by_slot)
+        rows = [by_slot.get(number) for number in range(first, last + 1)]
+        positions = [r.slot.position if r and r.slot else self.context for r in rows]
+        logits = self._stepper.step(
+            [r.next_id if r else 0 for r in rows],
+            positions=positions,
+            first=first,
+            length=1 + max(r.slot.position for r in requests if r.slot is not None),
+            adapters=[r.options.adapter if r else "" for r in rows],
+        )
+        for request in requests:
+            if request.slot is not None:
+                request.slot.tokens.append(request.next_id)
+        taking_part = [i for i, r in enumerate(rows) if r is not None]
+        self._choose([r for r in rows if r is not None], logits[taking_part])
+
+    def _choose(self, requests: list[Request], logits: torch.Tensor) -> None:
+        """Pick the next id of every request and hand on its text."""
+        rows = [Row(r.options, r.writing.ids, r.random.random()) for r in requests]
+        for request, token in zip(requests, choose(logits, rows=rows).tolist(), strict=True):
+            request.next_id = token
+            piece = request.writing.end("stopped") if request.cancel.is_set() else request.writing.feed(token)
+            if piece.finish is not None:
+                self._leave(request)
+            request.out.put(piece)
+
+    # -------------------------------------------------------------- joining and leaving
+
+    def _admit(self, request: Request) -> None:
+        """Give the request the free slot that shares most with it, or copy from a busy one that shares more."""
+        adapter, ids = request.options.adapter, request.ids
+
+        def shared(slot: Slot) -> int:
+            return min(common(slot.tokens, ids), len(ids) - 1) if slot.adapter == adapter else 0
+
+        slot = max(self._free, key=lambda s: (shared(s), -len(s.tokens), -s.used))
+        keep = shared(slot)
+        busy = max((r.slot for r in self._active if r.slot), key=shared, default=None)
+        virtual = self._virtual(adapter)
+        if busy is not None and shared(busy) > keep + WORTH_COPYING:
+            keep = shared(busy)
+            self._network.cache.copy(busy.number, target=slot.number, tokens=virtual + keep)
+        elif virtual and keep == 0:
+            self._network.cache.put_prefix(self.loaded.prefixes[adapter], slot=slot.number)
+        self._free.remove(slot)
+        self._clock += 1
+        slot.adapter, slot.virtual, slot.used = adapter, virtual, self._clock
+        slot.tokens = list(ids[:keep])
+        request.slot, request.done = slot, keep
+        self._active.append(request)
+
+    def _leave(self, request: Request) -> None:
+        self._active.remove(request)
+        if request.slot is not None:
+            self._free.append(request.slot)
+
+    def _leave_cancelled(self) -> None:
+        for request in [r for r in (*self._active, *self._waiting) if r.cancel.is_set()]:
+            self._remove(request)
+            request.out.put(request.writing.end("stopped"))
+
+    def _remove(self, request: Request) -> None:
+        if request in self._active:
+            self._leave(request)
+        else:
+            self._waiting.remove(request)
+
+    def _end_all(self) -> None:
+        for request in (*self._active, *self._waiting):
+            request.out.put(request.writing.end("stopped"))
+        self._active, self._waiting = [], []
+
+    def _fail(self, message: str, zh: str) -> None:
+        """Everybody who was being served gets the error; what their slots hold cannot be trusted any more."""
+        for request in list(self._active):
+            if request.slot is not None:
+                request.slot.tokens, request.slot.adapter = [], ""
+            self._leave(request)
+            request.out.put(GenerationError(f"Generating failed: {message}", zh=f"生成失败：{zh}"))

@@ -1,0 +1,87 @@
+"""All LoRA adapters of a layer side by side, so that every row of a batch can use its own in the same two products.
+
+The down projections are stacked into one matrix and the up projections into another; a row's gate is 1 for the columns
+of its adapter and 0 for all others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from kb.errors import ModelError
+
+if TYPE_CHECKING:
+    import torch
+
+
+def base_of(module: Any) -> Any:
+    """The linear layer itself, under PEFT's wrapper if there is one."""
+    return module.base_layer if hasattr(module, "base_layer") else module
+
+
+class LoraStack:
+    """The adapters on one product, which may be several layers with the same input (q, k and v)."""
+
+    def __init__(self, down: torch.Tensor, up: torch.Tensor, owner: torch.Tensor) -> None:
+        self.down, self.up, self.owner = down, up, owner
+        """(ranks, in), (out, ranks), (ranks,) index of the adapter."""
+
+    @classmethod
+    def of(
+        cls, modules: Sequence[Any], *, numbers: Mapping[str, int], like: torch.Tensor
+    ) -> LoraStack | None:
+        """Collect the adapters of `modules`, whose outputs stand one after the other. None if there are none.
+
+        `numbers`: adapter name -> its index; `like` gives dtype and device. Raises ModelError for what is not plain LoRA.
+        """
+        import torch
+
+        downs, ups, owners = [], [], []
+        rows = [base_of(module).out_features for module in modules]
+        for place, module in enumerate(modules):
+            for name, number in numbers.items():
+                if name not in getattr(module, "lora_A", {}):
+                    continue
+                _must_be_plain(module, name)
+                a, b = module.lora_A[name].weight, module.lora_B[name].weight
+                up = torch.zeros(sum(rows), a.shape[0], dtype=like.dtype, device=like.device)
+                start = sum(rows[:place])
+                up[start : start + rows[place]] = b.detach().float() * module.scaling[name]
+                downs.append(a.detach().to(like))
+                ups.append(up)
+                owners += [number] * a.shape[0]
+        if not downs:
+            return None
+        owner = torch.tensor(owners, device=like.device)
+        return cls(torch.cat(downs).contiguous(), torch.cat(ups, dim=1).contiguous(), owner)
+
+    def add(self, out: torch.Tensor, *, inputs: torch.Tensor, adapter: torch.Tensor) -> torch.Tensor:
+        """`out` plus what each row's adapter adds.
+
+        *Shape:* inputs (rows, tokens, in), out (rows, tokens, out), adapter (rows,) with -1 for none.
+        """
+        import torch
+
+        gate = (adapter[:, None] == self.owner[None, :]).to(inputs.dtype)
+        inner = torch.nn.functional.linear(inputs, self.down) * gate[:, None, :]
+        return out + torch.nn.functional.linear(inner, self.up)
+
+
+def _must_be_plain(module: Any, name: str) -> None:
+    variant = getattr(module, "lora_variant", {})
+    if name in variant or getattr(module.lora_B[name], "bias", None) is not None:
+        raise ModelError(
+            f"The adapter {name!r} is not plain LoRA (DoRA or biases): load it merged.",
+            zh=f"适配器 {name!r} 不是普通 LoRA（DoRA 或带偏置）：请合并后加载。",
+        )
+
+
+def check_places(base: Any, *, known: set[int]) -> None:
+    """Raise ModelError if an adapter sits on a layer that the engine does not add it to. `known`: ids of modules."""
+    for name, module in base.named_modules():
+        if hasattr(module, "lora_A") and id(module) not in known:
+            raise ModelError(
+                f"An adapter changes {name}, which the engine cannot switch per request: load it merged.",
+                zh=f"有适配器改动了 {name}，引擎无法按请求切换：请合并后加载。",
+            )

@@ -1,0 +1,212 @@
+"""The forward pass of GLM over a cache of slots. The same numbers as `GlmForCausalLM`, laid out for decoding.
+
+q, k and v are one product where the weights are not quantised (the model's own parameters become views of it, so it costs
+no memory); the 16 queries that share a key-value head form one tile, and keys and values are never expanded in a step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from kb.errors import ModelError
+from rag.chatglm3.engine.cache import SlotCache
+from rag.chatglm3.engine.lora import LoraStack, base_of, check_places
+
+if TYPE_CHECKING:
+    import torch
+
+    from rag.chatglm3.load import LoadedModel
+
+
+class Product:
+    """One matrix product with its adapters: a linear layer, or several with the same input."""
+
+    def __init__(self, modules: Sequence[Any], *, numbers: dict[str, int], like: torch.Tensor) -> None:
+        import torch
+
+        self._layers = [base_of(module) for module in modules]
+        self._plain = all(type(layer) is torch.nn.Linear for layer in self._layers)
+        self._lora = LoraStack.of(modules, numbers=numbers, like=like)
+        if self._plain:
+            self._weight, self._bias = _fuse(self._layers)
+
+    def __call__(self, inputs: torch.Tensor, adapter: torch.Tensor | None) -> torch.Tensor:
+        """*Shape:* (rows, tokens, in) -> (rows, tokens, out). `adapter` None: nobody uses one."""
+        import torch
+
+        if self._plain:
+            out = torch.nn.functional.linear(inputs, self._weight, self._bias)
+        elif len(self._layers) == 1:
+            out = self._layers[0](inputs)
+        else:
+            out = torch.cat([layer(inputs) for layer in self._layers], dim=-1)
+        if self._lora is None or adapter is None:
+            return out
+        return self._lora.add(out, inputs=inputs, adapter=adapter)
+
+
+def _fuse(layers: Sequence[Any]) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """One weight and one bias for several layers; the layers keep working, as views."""
+    import torch
+
+    if len(layers) == 1:
+        return layers[0].weight.detach(), None if layers[0].bias is None else layers[0].bias.detach()
+    first = layers[0].weight
+    whole = getattr(first, "_zhiwen_fused", None)
+    if whole is None:
+        weight = torch.cat([layer.weight.detach() for layer in layers])
+        bias = torch.cat([layer.bias.detach() for layer in layers]) if layers[0].bias is not None else None
+        start = 0
+        for layer in layers:
+            end = start + layer.out_features
+            layer.weight.data = weight[start:end]
+            if bias is not None:
+                layer.bias.data = bias[start:end]
+            start = end
+        whole = first._zhiwen_fused = (weight, bias)
+    found: tuple[torch.Tensor, torch.Tensor | None] = whole
+    return found
+
+
+class Block:
+    """One layer's parts."""
+
+    def __init__(self, layer: Any, *, numbers: dict[str, int], like: torch.Tensor) -> None:
+        attention, mlp = layer.self_attn, layer.mlp
+        qkv = (attention.q_proj, attention.k_proj, attention.v_proj)
+        self.modules = {id(m) for m in (*qkv, attention.o_proj, mlp.gate_up_proj, mlp.down_proj)}
+        self.norm, self.second_norm = layer.input_layernorm, layer.post_attention_layernorm
+        self.qkv = Product(qkv, numbers=numbers, like=like)
+        self.out = Product([attention.o_proj], numbers=numbers, like=like)
+        self.gate_up = Product([mlp.gate_up_proj], numbers=numbers, like=like)
+        self.down = Product([mlp.down_proj], numbers=numbers, like=like)
+
+
+class Network:
+    """The model over slots. Not thread safe: the engine's thread owns it."""
+
+    def __init__(self, loaded: LoadedModel, *, slots: int, context: int) -> None:
+        import torch
+
+        base = loaded.base
+        if len({str(p.device) for p in base.parameters()}) > 1:
+            raise ModelError(
+                "The engine serves a model on one device. Choose device = cuda:0, or quantise = nf4.",
+                zh="引擎只支持整个模型在一个设备上。请设 device = cuda:0，或 quantise = nf4。",
+            )
+        self.shape, self.device = loaded.shape, loaded.device
+        self.dtype: torch.dtype = base.model.embed_tokens.weight.dtype
+        loras = [n for n, info in loaded.adapters.items() if info.kind == "lora" and not loaded.merged]
+        self.adapters = {name: i for i, name in enumerate(loras)}
+        like = torch.empty(0, device=self.device, dtype=self.dtype)
+        self._embed, self._norm, self._head = base.model.embed_tokens, base.model.norm, base.lm_head
+        self._blocks = [Block(layer, numbers=self.adapters, like=like) for layer in base.model.layers]
+        check_places(base, known={i for block in self._blocks for i in block.modules})
+        self.cache = SlotCache(self.shape, slots=slots, length=context, device=self.device, dtype=self.dtype)
+        frequency = base.model.rotary_emb.inv_freq.float().to(self.device)
+        turns = torch.arange(context + 1, device=self.device).float()[:, None] * frequency
+        self._cos, self._sin = turns.cos().to(self.dtype), turns.sin().to(self.dtype)
+
+    def adapter_index(self, names: Sequence[str]) -> torch.Tensor | None:
+        """Per row the index of its LoRA adapter, -1 for none; None if no row has one."""
+        import torch
+
+        numbers = [self.adapters.get(name, -1) for name in names]
+        return torch.tensor(numbers, device=self.device) if max(numbers, default=-1) >= 0 else None
+
+    def prefill(self, ids: Sequence[int], *, slot: int, start: int, adapter: str) -> torch.Tensor:
+        """Run `ids` at positions from `start` in one slot. Returns the logits after the last, (vocabulary,)."""
+        import torch
+
+        tokens = torch.tensor([list(ids)], device=self.device)
+        end = start + tokens.shape[1]
+        positions = torch.arange(start, end, device=self.device)
+        mask = None if start == 0 else torch.arange(end, device=self.device)[None, :] <= positions[:, None]
+
+        def attend(layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+            keys, values = self.cache.keys[layer], self.cache.values[layer]
+            keys[slot, :, start:end], values[slot, :, start:end] = k[0].transpose(0, 1), v[0].transpose(0, 1)
+            repeat = self.shape.heads // self.shape.groups
+            wide_keys = keys[slot, :, :end].repeat_interleave(repeat, dim=0)[None]
+            wide_values = values[slot, :, :end].repeat_interleave(repeat, dim=0)[None]
+            return torch.nn.functional.scaled_dot_product_attention(
+                q.transpose(1, 2), wide_keys, wide_values, attn_mask=mask, is_causal=mask is None
+            ).transpose(1, 2)
+
+        hidden = self._forward(tokens, positions[None, :], self.adapter_index([adapter]), attend)
+        logits: torch.Tensor = self._head(self._norm(hidden[:, -1]))[0]
+        return logits
+
+    def decode(
+        self,
+        ids: torch.Tensor,
+        *,
+        positions: torch.Tensor,
+        first: int,
+        length: int,
+        adapter: torch.Tensor | None,
+    ) -> torch.Tensor:
+        """One token for each of the slots from `first` on. Returns logits, (rows, vocabulary).
+
+        `ids`, `positions`: (rows,). A row that takes no part has the cache's length as its position. `length`: how much
+        of the cache is looked at; beyond every taking part row's position. No synchronisation: can be captured.
+        """
+        import torch
+
+        rows = ids.shape[0]
+        line = torch.arange(first, first + rows, device=self.device)
+        mask = (torch.arange(length, device=self.device)[None, :] <= positions[:, None])[:, None, None, :]
+
+        def attend(layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+            keys, values = self.cache.keys[layer], self.cache.values[layer]
+            keys[line, :, positions], values[line, :, positions] = k[:, 0], v[:, 0]
+            tile = q[:, 0].view(rows, self.shape.groups, -1, self.shape.head_dim)
+            seen_keys, seen_values = (t[first : first + rows, :, :length] for t in (keys, values))
+            out = torch.nn.functional.scaled_dot_product_attention(
+                tile, seen_keys, seen_values, attn_mask=mask
+            )
+            return out.reshape(rows, 1, self.shape.heads, self.shape.head_dim)
+
+        hidden = self._forward(ids[:, None], positions[:, None], adapter, attend)
+        logits: torch.Tensor = self._head(self._norm(hidden[:, 0]))
+        return logits
+
+    def _forward(
+        self,
+        ids: torch.Tensor,
+        positions: torch.Tensor,
+        adapter: torch.Tensor | None,
+        attend: Callable[[int, torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor],
+    ) -> torch.Tensor:
+        """*Shape:* ids and positions (rows, tokens) -> hidden (rows, tokens, hidden)."""
+        import torch
+
+        shape, size = self.shape, ids.shape
+        keys = shape.groups * shape.head_dim
+        cos, sin = self._cos[positions][:, :, None, :], self._sin[positions][:, :, None, :]
+        hidden: torch.Tensor = self._embed(ids)
+        for number, block in enumerate(self._blocks):
+            qkv = block.qkv(block.norm(hidden), adapter)
+            q, k, v = torch.split(qkv, [shape.heads * shape.head_dim, keys, keys], dim=-1)
+            q = rotate(q.view(*size, shape.heads, shape.head_dim), cos=cos, sin=sin)
+            k = rotate(k.view(*size, shape.groups, shape.head_dim), cos=cos, sin=sin)
+            mixed = attend(number, q, k, v.view(*size, shape.groups, shape.head_dim))
+            hidden = hidden + block.out(mixed.reshape(*size, -1), adapter)
+            gate, up = block.gate_up(block.second_norm(hidden), adapter).chunk(2, dim=-1)
+            hidden = hidden + block.down(up * torch.nn.functional.silu(gate), adapter)
+        return hidden
+
+
+def rotate(x: torch.Tensor, *, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+    """Turn the first half of every head by its position: neighbouring dimensions form the pairs.
+
+    *Shape:* x (rows, tokens, heads, head_dim), cos and sin (rows, tokens, 1, head_dim / 4).
+    """
+    import torch
+
+    size = 2 * cos.shape[-1]
+    turned, kept = x[..., :size], x[..., size:]
+    even, odd = turned[..., 0::2], turned[..., 1::2]
+    pairs = torch.stack((even * cos - odd * sin, odd * cos + even * sin), dim=-1).flatten(-2)
+    return torch.cat((pairs, kept), dim=-1)
