@@ -19,6 +19,9 @@ $(VENV)/.base: pyproject.toml constraints.txt | python
 	$(BIN)/python -m pip install -q --upgrade pip
 	$(BIN)/python -m pip install -q -c constraints.txt torch
 	$(BIN)/python -m pip install -q -c constraints.txt -e '.[ocr]'
+	@# opencv wants the libraries of a desktop; where they are missing its headless build takes its place.
+	@$(BIN)/python -c 'import cv2' 2>/dev/null || $(BIN)/python -m pip install -q -c constraints.txt \
+	  --force-reinstall --no-deps opencv-python-headless
 	@touch $@
 
 $(VENV)/.test: $(VENV)/.base

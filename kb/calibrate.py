@@ -24,8 +24,10 @@ from kb.pseudo import pseudo_questions, trust
 from kb.types import Embedder
 
 PSEUDO = 100
-QUANTILE = 0.94
+QUANTILE = 0.86
 """Part of the foreign questions that must be refused."""
+LEAST_TRUST = 0.45
+"""Below it the vector says nothing about whether there is an answer."""
 SLOPE = 0.7
 """Of the confidence, a standard deviation."""
 FLOORS = (0.03, 0.02, 0.03)
@@ -60,7 +62,7 @@ def calibrate(kb: KnowledgeBase, *, embedder: Embedder, seed: int = 0) -> Calibr
     asked = pseudo_questions(kb, count=PSEUDO, seed=seed)
     trusted = trust(kb, asked, embedder=embedder)
     rows = features(kb, FOREIGN, embedder=embedder, weight=weight_of(trusted))
-    foreign = _foreign(rows, dense=weight_of(trusted) > weight_of(0.3))
+    foreign = _foreign(rows, dense=trusted >= LEAST_TRUST)
     calibration = _linear(foreign, trusted)
     own = features(kb, [q.text for q in asked], embedder=embedder, weight=weight_of(trusted))
     result = replace(

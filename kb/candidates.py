@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 import weakref
@@ -19,19 +20,22 @@ from kb.types import Chunk, Vectors
 
 BACKGROUND = 1500
 """Chunks whose scores say what is usual for a question."""
+LATIN = 2.0
+"""A Latin word or a number is one term where a Chinese word of two characters is three."""
+ASKING = re.compile(
+    r"请问|为什么|为何|什么|怎么样|怎么办|怎么|怎样|如何|哪一个|哪个|哪些|哪里|哪儿|哪种|哪一|多少|是否|是不是|有没有|能不能|可不可以|"
+    r"会不会|要不要|需不需要|谁|[吗呢吧么嘛啊呀]|\b(?:what|when|where|which|who|whose|why|how|is|are|do|does|did|can|the|a|an|of|to)\b"
+)
 SATURATION = 2.2
 """BM25's k1 + 1: the most that one term can give is its rarity times this."""
 
 
 @dataclass(frozen=True, slots=True)
 class Candidates:
-    """The union of what the legs found, with what each leg's own order was."""
+    """The union of what the legs found."""
 
     evidence: Evidence
     chunks: Mapping[int, Chunk]
-    dense_rank: Mapping[int, int]
-    """Chunk id -> rank in the dense leg, 1 is best; only those that the leg itself found."""
-    lexical_rank: Mapping[int, int]
     seconds: Mapping[str, float]
 
 
@@ -98,11 +102,7 @@ def gather(
     chunks = kb.store.chunks_by_id([*near, *words])
     evidence = _evidence(kb, question, query, near, words, chunks)
     seconds = {"dense": between - began, "lexical": after - between, "fuse": time.perf_counter() - after}
-    return Candidates(evidence, chunks, _ranks(near, chunks), _ranks(words, chunks), seconds)
-
-
-def _ranks(found: dict[int, float], chunks: Mapping[int, Chunk]) -> dict[int, int]:
-    return {number: rank for rank, number in enumerate((n for n in found if n in chunks), start=1)}
+    return Candidates(evidence, chunks, seconds)
 
 
 def _evidence(
@@ -125,7 +125,8 @@ def _evidence(
     dense = np.array([near.get(i, worst) for i in order], dtype=np.float32)
     index = kb.lexical()
     words = words | index.scores_of(question, [i for i in order if i not in words])
-    rarity = index.rarity(dict.fromkeys(analyze.tokens(question)))
+    rarity = index.rarity(content_terms(question))
+    rarity = {term: LATIN * value if term.isascii() else value for term, value in rarity.items()}
     total = sum(rarity.values())
     return Evidence(
         chunk_ids=np.array(order, dtype=np.int64),
@@ -135,6 +136,15 @@ def _evidence(
         bound=SATURATION * total,
         share=shares([chunks[i].text for i in order], rarity),
     )
+
+
+def content_terms(question: str) -> list[str]:
+    """The terms of a question without those that only ask, each once; all of them if nothing else is left.
+
+    Documents hardly ever say "what" or "how", so BM25 would take them for the rarest words of the question.
+    """
+    found = list(dict.fromkeys(analyze.tokens(ASKING.sub(" ", analyze.fold(question)))))
+    return found or list(dict.fromkeys(analyze.tokens(question)))
 
 
 def shares(texts: list[str], rarity: Mapping[str, float]) -> Floats:

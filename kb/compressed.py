@@ -23,7 +23,7 @@ from kb.types import Metric, Vectors
 SAMPLE_QUERIES = 200
 TRAINED_ON = 16_384
 BATCH = 32_768
-CANDIDATES = (100, 200, 400, 800, 1600, 3200, 6400)
+CANDIDATES = (100, 150, 200, 300, 400, 600, 800, 1200, 1600, 2400, 3200, 6400)
 """How many are scored again: the first of these that reaches the recall that is asked for."""
 
 

@@ -83,7 +83,9 @@ def trust(
         query = asked[place : place + 1]
         near, nearness = vectors.search(query, depth)
         own = float(score(query, rests[place : place + 1], embedder.metric)[0, 0])
-        dense += _reciprocal(zip(near[0].tolist(), nearness[0].tolist(), strict=True), own, question, kb)
+        dense += _reciprocal(
+            list(zip(near[0].tolist(), nearness[0].tolist(), strict=True)), own, question, kb
+        )
         rarity = index.rarity(dict.fromkeys(analyze.tokens(question.text)))
         words = bm25(question.rest, rarity, length=length)
         lexical += _reciprocal(index.search(question.text, depth), words, question, kb)
@@ -91,19 +93,24 @@ def trust(
 
 
 def _reciprocal(
-    found: Sequence[tuple[int, float]] | zip[tuple[int, float]],
-    own: float,
-    question: PseudoQuestion,
-    kb: KnowledgeBase,
+    found: Sequence[tuple[int, float]], own: float, question: PseudoQuestion, kb: KnowledgeBase
 ) -> float:
-    """1 / rank of the rest among other documents' chunks; 0 if a whole page of them is nearer."""
-    rows = [(number, value) for number, value in found if number >= 0]
-    documents = {c.id: c.document_id for c in kb.store.chunks_by_id([n for n, _ in rows]).values()}
-    others = [v for n, v in rows if documents.get(n) not in (None, question.chunk.document_id)]
+    """1 / rank of the rest among other documents' chunks; 0 if a whole page of them is nearer.
+
+    Copies that still hold the sentence do not count: they are right answers too.
+    """
+    chunks = kb.store.chunks_by_id([number for number, _ in found if number >= 0])
+    others = [
+        value
+        for number, value in found
+        if (chunk := chunks.get(number)) is not None
+        and chunk.document_id != question.chunk.document_id
+        and question.text not in chunk.text
+    ]
     if not others:
         return 1.0 if own > 0 else 0.0
     better = sum(value > own for value in others)
-    return 0.0 if better == len(others) and len(rows) > 50 else 1.0 / (1 + better)
+    return 0.0 if better == len(others) and len(found) > 50 else 1.0 / (1 + better)
 
 
 def bm25(text: str, rarity: Mapping[str, float], *, length: float) -> float:

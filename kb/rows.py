@@ -256,10 +256,9 @@ def _parts(values: Sequence[_Value]) -> Iterator[list[_Value]]:
 
 
 def _damaged(path: Path, error: sqlite3.DatabaseError) -> KnowledgeBaseError:
-    name = path.parent.name
     return KnowledgeBaseError(
-        f"{path} is not a database or is damaged ({error}). Run: zhiwen kb repair {name}",
-        zh=f"{path} 不是数据库或已损坏（{error}）。请运行：zhiwen kb repair {name}",
+        f"{path} is not a database or is damaged ({error}). Delete the folder {path.parent} and index again.",
+        zh=f"{path} 不是数据库或已损坏（{error}）。请删除文件夹 {path.parent} 后重新索引。",
     )
 
 

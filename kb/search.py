@@ -15,9 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kb.calibration import Calibration, calibration_of
-from kb.candidates import Candidates, gather
+from kb.candidates import gather
 from kb.errors import KnowledgeBaseError, SettingsError
-from kb.fusion import Floats, fused, weight_of
+from kb.fusion import Evidence, Floats, fused, weight_of
 from kb.knowledge import KnowledgeBase
 from kb.tidy import join_neighbours, without_duplicates
 from kb.types import Chunk, Dropped, Embedder, Hit, LegScore, SearchResult
@@ -167,29 +167,39 @@ def rank(
     else:
         scores = fused(evidence, weight=weight_of(calibration.trust))
     sure = calibration.confidence(evidence)
+    legs = _legs(evidence, options.mode)
     order = np.lexsort((evidence.chunk_ids, -scores))
     ranked = [
         RankedChunk(
             found.chunks[int(evidence.chunk_ids[i])],
             float(scores[i]),
             float(sure[i]),
-            _legs(found, int(i), options),
+            legs[int(i)],
         )
         for i in order
     ]
     return ranked, dict(found.seconds)
 
 
-def _legs(found: Candidates, place: int, options: SearchOptions) -> tuple[LegScore, ...]:
-    """Rank 0 means: this leg did not find it by itself, the score was computed."""
-    evidence = found.evidence
-    number = int(evidence.chunk_ids[place])
-    legs = []
-    if options.mode != "lexical":
-        legs.append(LegScore("dense", found.dense_rank.get(number, 0), float(evidence.dense[place])))
-    if options.mode != "dense":
-        legs.append(LegScore("lexical", found.lexical_rank.get(number, 0), float(evidence.bm25[place])))
-    return tuple(legs)
+def _ranks(scores: Floats) -> NDArray[np.int64]:
+    """1 for the highest. Exact as far as the leg itself was asked (`depth`), since every candidate has every score."""
+    ranks = np.empty(len(scores), dtype=np.int64)
+    ranks[np.argsort(-scores, kind="stable")] = np.arange(1, len(scores) + 1)
+    return ranks
+
+
+def _legs(evidence: Evidence, mode: Mode) -> list[tuple[LegScore, ...]]:
+    """What each leg says of each candidate; a chunk without any word of the question has no lexical leg."""
+    near, words = _ranks(evidence.dense), _ranks(evidence.bm25)
+    found = []
+    for place in range(len(evidence.chunk_ids)):
+        legs = []
+        if mode != "lexical":
+            legs.append(LegScore("dense", int(near[place]), float(evidence.dense[place])))
+        if mode != "dense" and evidence.bm25[place] > 0:
+            legs.append(LegScore("lexical", int(words[place]), float(evidence.bm25[place])))
+        found.append(tuple(legs))
+    return found
 
 
 def hits_of(kb: KnowledgeBase, ranked: Sequence[RankedChunk], *, options: SearchOptions) -> list[Hit]:

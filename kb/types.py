@@ -231,7 +231,7 @@ class LegScore:
 
     leg: Literal["dense", "lexical", "rerank"]
     rank: int
-    """1 is best; 0: the leg itself did not bring it, its score was computed for comparison."""
+    """1 is best, counted among all candidates of both legs."""
     score: float
     """In the leg's own unit (cosine, BM25, cross-encoder); higher is closer."""
 

@@ -222,8 +222,8 @@ def _asked_of(generator: Generator, question: str, turns: Sequence[Message]) -> 
 
 
 def _plausible(written: str, question: str, turns: Sequence[Message]) -> bool:
-    """One short line that keeps the question's own terms and adds none that nobody said."""
-    if not written or "\n" in written or len(written) > 120:
+    """One short line that stands alone, keeps the question's own terms and adds none that nobody said."""
+    if not written or "\n" in written or len(written) > 120 or leans(written):
         return False
     known = set(content_terms(question + " " + " ".join(turn.content for turn in turns)))
     new = set(content_terms(written))

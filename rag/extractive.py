@@ -62,6 +62,8 @@ class _Candidate:
     unit: Unit
     context: str
     """Heading path, header, lead-in or the sentence before: read with it, counted less."""
+    replies: bool = False
+    """The sentence before it is a question: this one may be its answer."""
     terms: set[str] = field(default_factory=set)
     around: set[str] = field(default_factory=set)
     score: float = 0.0
@@ -73,6 +75,8 @@ class _Candidate:
 
 _AROUND = 0.55
 """What a question term counts that stands in the context only."""
+_REPLY = 0.85
+"""The same where the sentence before is a question."""
 _APART = 0.8
 """What a pair of characters counts that stands there with one or two others between."""
 _WEIGHTS = {"cover": 1.0, "dense": 0.6, "fit": 0.3, "rank": 0.25, "range": 0.35}
@@ -115,7 +119,8 @@ def _candidates(hits: Sequence[Hit]) -> list[_Candidate]:
             around += [text[span[0] : span[1]] for span in (unit.header, unit.lead) if span is not None]
             key = "".join(words.split())
             if len(key) >= _TOO_SHORT and key not in seen:
-                found.append(_Candidate(hit, rank, unit, " ".join(around)))
+                replies = before.endswith(("?", "？"))
+                found.append(_Candidate(hit, rank, unit, " ".join(around), replies=replies))
                 seen.add(key)
             before = words if unit.kind != "row" else ""
     return found
@@ -152,7 +157,7 @@ def _held(term: str, candidate: _Candidate) -> float:
     if term in candidate.terms:
         return 1.0
     if term in candidate.around:
-        return _AROUND
+        return _REPLY if candidate.replies else _AROUND
     if len(term) == 2 and not term.isascii():
         near = re.compile(f"{re.escape(term[0])}.{{1,2}}{re.escape(term[1])}")
         if near.search(candidate.text):
@@ -229,7 +234,7 @@ def _whole(
         return replace(items, score=chosen.score)
     if unit.lead is not None:
         listed = [c for c in candidates if c.hit is chosen.hit and c.unit.lead == unit.lead]
-        return _items(chosen, listed, options, whole=False)
+        return _items(chosen, listed, options, whole=not asked.kinds)
     return Extract(chosen.hit, unit.start, unit.end, score=chosen.score)
 
 

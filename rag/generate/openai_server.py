@@ -11,6 +11,7 @@ import secrets
 import threading
 import time
 from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import Generator as Generated
 from typing import TYPE_CHECKING, Any
 
 from kb.errors import ZhiwenError
@@ -203,6 +204,8 @@ class _Api:
             yield "data: [DONE]\n\n"
         finally:
             cancel.set()
+            if isinstance(pieces, Generated):
+                pieces.close()
 
 
 def _advance(pieces: Iterator[Piece]) -> Piece | ZhiwenError | None:

@@ -206,11 +206,17 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         home = args.folder or Path(temporary)
         home.mkdir(parents=True, exist_ok=True)
-        built = {} if (home / "truth.npy").exists() else build(home, args.chunks)
+        built = home / "built.json"
+        if not built.exists():
+            built.write_text(json.dumps(build(home, args.chunks)))
         command = [sys.executable, "-m", "tests.bench.vectors_million", "--measure", "--folder", str(home)]
         environment = dict(os.environ, OMP_NUM_THREADS=str(min(2, os.cpu_count() or 1)))
         done = subprocess.run(command, check=True, capture_output=True, text=True, env=environment)
-        report = json.loads(done.stdout.splitlines()[-1]) | built | {"load_average": os.getloadavg()[0]}
+        report = (
+            json.loads(done.stdout.splitlines()[-1])
+            | json.loads(built.read_text())
+            | {"load_average": os.getloadavg()[0]}
+        )
     day = datetime.now(UTC).date().isoformat()
     out = args.out or Path(__file__).parent / "results" / f"vectors-1m-{day}.json"
     out.parent.mkdir(exist_ok=True)

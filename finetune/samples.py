@@ -1,0 +1,90 @@
+"""What the model says while it learns, and its answers to a whole evaluation set with their measures."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from finetune.data.types import Conversation, Example
+from finetune.encode import messages_of
+from finetune.methods import Trainee
+from rag.evaluate import score_texts
+from rag.types import Message
+
+if TYPE_CHECKING:
+    from rag.chatglm3.chat import ChatTokenizer
+
+
+def answer(trainee: Trainee, *, ids: list[int], tokenizer: ChatTokenizer, most: int) -> str:
+    """Greedy continuation of a prompt."""
+    import torch
+
+    prompt = torch.tensor([ids], device=trainee.device)
+    with trainee.plain_attention(), torch.no_grad():
+        out = trainee.model.generate(
+            input_ids=prompt,
+            attention_mask=torch.ones_like(prompt),
+            max_new_tokens=most,
+            do_sample=False,
+            eos_token_id=list(tokenizer.stop_ids),
+            pad_token_id=0,
+        )
+    return tokenizer.decode(out[0, len(ids) :].tolist()).strip()
+
+
+def prompt_ids(text: str, *, stage: str, tokenizer: ChatTokenizer) -> list[int]:
+    """A question through the chat format, or the beginning of a text."""
+    if stage == "pt":
+        special = tokenizer.specials
+        return [special.gmask, special.sop, *tokenizer.encode(text)]
+    return tokenizer.prompt([Message("user", text)]).ids
+
+
+def sample(
+    trainee: Trainee, *, prompts: Sequence[str], stage: str, tokenizer: ChatTokenizer, most: int
+) -> list[tuple[str, str]]:
+    """(prompt, what the model says)."""
+    return [
+        (
+            text,
+            answer(
+                trainee,
+                ids=prompt_ids(text, stage=stage, tokenizer=tokenizer),
+                tokenizer=tokenizer,
+                most=most,
+            ),
+        )
+        for text in prompts
+    ]
+
+
+def predict(
+    trainee: Trainee,
+    *,
+    examples: Sequence[Example],
+    tokenizer: ChatTokenizer,
+    most: int,
+    path: Path,
+    progress: Callable[[int, int], None] | None = None,
+) -> dict[str, float]:
+    """Answer the last question of every conversation, write predictions line by line, return the measures of rag.evaluate."""
+    texts: list[str] = []
+    references: list[list[str]] = []
+    with path.open("w", encoding="utf-8") as file:
+        for example in examples:
+            if not isinstance(example, Conversation):
+                continue
+            ids = tokenizer.prompt(messages_of(example)[:-1], close_turns=True).ids
+            text = answer(trainee, ids=ids, tokenizer=tokenizer, most=most)
+            texts.append(text)
+            references.append([example.answer])
+            row = {"question": example.question, "reference": example.answer, "prediction": text}
+            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+            file.flush()
+            if progress is not None:
+                progress(len(texts), len(examples))
+    scores = score_texts(texts, references)
+    names = ("exact", "f1", "contained", "bleu4", "rouge1", "rouge2", "rouge_l")
+    return {name: float(getattr(scores, name)) for name in names} | {"predicted": float(scores.count)}
