@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from finetune.config import RunConfig
 from finetune.data.load import Loaded, load_sets
 from finetune.data.registry import find
-from finetune.data.types import Conversation, Example, PlainText
+from finetune.data.types import Example, PlainText
 from finetune.encode import Encoded, EncodeReport, Limits, encode_all
 from kb.errors import DataError, SettingsError
 from rag.chatglm3.folder import sha256_of
@@ -140,14 +141,10 @@ def with_model(config: RunConfig, *, home: Path) -> RunConfig:
     """The config with "tiny" replaced by the folder of a tiny random model, built from the data if it is not there."""
     if config.data.model_name_or_path != "tiny":
         return config
-    from dataclasses import replace
-
     from finetune import tiny
 
-    train, held, facts = read_examples(config)
+    train, held, _ = read_examples(config)
     texts = tiny.texts_of([*train, *held])
-    import hashlib
-
     key = hashlib.sha256("\n".join(texts).encode()).hexdigest()[:8]
     folder = home / "models" / f"tiny-{key}"
     if not (folder / "config.json").is_file():
@@ -159,6 +156,3 @@ def sources(documents: list[Encoded], most: int = 3) -> str:
     """Where documents come from, for a message."""
     places = [str(d.source) for d in documents if d.source is not None]
     return ", ".join(places[:most]) + (" …" if len(places) > most else "")
-
-
-Say = Any

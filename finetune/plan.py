@@ -1,0 +1,267 @@
+"""What a run will take, said before any weight is loaded: tokens, steps, memory, hours, and what to change if it does not fit."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from finetune.config import RunConfig
+from finetune.memory import GIB, Layout, MemoryNeed, choose_layout, trainable_count
+from finetune.pack import choose_tokens, pack, row_shape, step_examples, steps_per_epoch
+from finetune.prepare import Prepared, model_folder, prepare
+from rag.chatglm3.memory import ComputeDtype, free_bytes
+from rag.chatglm3.shape import GlmShape, read_native
+
+if TYPE_CHECKING:
+    from finetune.pack import RowShape
+
+EFFICIENCY = {True: 0.60, False: 0.43}
+"""Share of the matrix-product speed that training reached on one H100, compiled or not (first measurements)."""
+COMPILE_FROM = 2_000_000
+"""Tokens from which the warm-up of the compiler is won back."""
+RESERVE = 0.94
+"""Share of the free memory that a plan may use: the rest is for the allocator's gaps."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Everything that is known before a run begins."""
+
+    model: str
+    parameters: int
+    trainable: int
+    method: str
+    device: str
+    dtype: ComputeDtype
+    examples: int
+    documents: int
+    tokens: int
+    """Of one epoch."""
+    trained_tokens: int
+    longest: int
+    steps: int
+    epochs: float
+    per_step: int
+    """Examples of one step."""
+    layout: Layout
+    rows: int
+    """Forward passes of one epoch."""
+    need: MemoryNeed
+    free: int
+    fits: bool
+    seconds: float
+    """Estimate for the whole run; 0 if the speed of the device is not known."""
+    changes_zh: tuple[str, ...] = ()
+    changes_en: tuple[str, ...] = ()
+
+    def as_json(self) -> dict[str, Any]:
+        """For programs."""
+        return {**asdict(self), "need_total": self.need.total, "hours": self.seconds / 3600}
+
+
+def total_steps(config: RunConfig, documents: int) -> int:
+    """Optimiser steps of the run."""
+    per_epoch = steps_per_epoch(documents, per_step=config.examples_per_step)
+    by_epochs = math.ceil(config.train.num_train_epochs * per_epoch)
+    return config.train.max_steps or max(1, by_epochs)
+
+
+def compiles(config: RunConfig, *, device: str, tokens: int) -> bool:
+    """Whether layers are compiled: on a GPU, packed, and long enough to be worth it."""
+    train = config.train
+    if train.compile == "off" or not train.packing or config.method.finetuning_type == "ptuning":
+        return False
+    return train.compile == "on" or (device.startswith("cuda") and tokens >= COMPILE_FROM)
+
+
+def make_plan(
+    config: RunConfig, *, device: str = "", prepared: Prepared | None = None, free: int = 0, rate: float = 0.0
+) -> Plan:
+    """The plan. `free`: bytes to plan with instead of what the device has; `rate`: its matrix products, FLOP/s."""
+    from rag.chatglm3.chat import open_tokenizer
+    from rag.chatglm3.load import choose_device, choose_dtype
+
+    folder = model_folder(config)
+    shape = read_native(folder)
+    device = device or choose_device(device_name(config))
+    precision = config.train.precision
+    dtype = choose_dtype("" if precision == "auto" else precision, device=device)
+    data = prepared or prepare(config, tokenizer=open_tokenizer(folder))
+    lengths = data.lengths
+    steps = total_steps(config, len(lengths))
+    per_epoch = steps_per_epoch(len(lengths), per_step=config.examples_per_step)
+    tokens, run_tokens = sum(lengths), sum(lengths) * steps / per_epoch
+    compiled = compiles(config, device=device, tokens=int(run_tokens))
+    memory = free or int(free_bytes(device) * RESERVE)
+    layout, found, fits = _layout(shape, config, lengths, dtype, memory, compiled)
+    changes = () if fits else _changes(shape, config, lengths, dtype, memory)
+    speed = rate or matrix_rate(device, dtype)
+    rows = _rows(config, lengths, layout)
+    padded = rows / max(1, math.ceil(tokens / layout.tokens)) if compiled else 1.0
+    return Plan(
+        model=folder.name,
+        parameters=shape.parameters,
+        trainable=trainable_count(shape, config),
+        method=config.method.finetuning_type,
+        device=device,
+        dtype=dtype,
+        examples=data.report.examples,
+        documents=len(lengths),
+        tokens=tokens,
+        trained_tokens=data.report.trained,
+        longest=max(lengths),
+        steps=steps,
+        epochs=steps / per_epoch,
+        per_step=config.examples_per_step,
+        layout=layout,
+        rows=rows,
+        need=found,
+        free=memory,
+        fits=fits,
+        seconds=run_tokens
+        * max(1.0, padded)
+        * flops_per_token(shape, config, layout)
+        / (speed * EFFICIENCY[compiled]),
+        changes_zh=tuple(zh for zh, _ in changes),
+        changes_en=tuple(en for _, en in changes),
+    )
+
+
+def device_name(config: RunConfig) -> str:
+    """`--device` as torch says it: "" for auto, cuda:1 for 1."""
+    device = config.train.device
+    if device.isdigit():
+        return f"cuda:{device}"
+    return "" if device == "auto" else device
+
+
+def _layout(
+    shape: GlmShape, config: RunConfig, lengths: list[int], dtype: ComputeDtype, free: int, compiled: bool
+) -> tuple[Layout, MemoryNeed, bool]:
+    longest = max(lengths)
+    mean = sum(lengths) / len(lengths) * config.examples_per_step
+    wanted = max(longest, min(32_768, 512 * math.ceil(1.5 * mean / 512)))
+    layout, found, fits = choose_layout(
+        shape, config, dtype=dtype, free=free, longest=longest, wanted=wanted, compiled=compiled
+    )
+    if layout.packed and fits and not config.train.pack_tokens:
+        tokens = choose_tokens(
+            lengths,
+            per_step=config.examples_per_step,
+            most=layout.tokens,
+            fixed=compiled,
+            seed=config.train.seed,
+        )
+        layout = replace(layout, tokens=tokens)
+        from finetune.memory import need
+
+        found = need(shape, config, layout=layout, dtype=dtype)
+    return layout, found, fits
+
+
+def _rows(config: RunConfig, lengths: list[int], layout: Layout) -> int:
+    per_step, total = config.examples_per_step, 0
+    for step in range(steps_per_epoch(len(lengths), per_step=per_step)):
+        inside = step_examples(len(lengths), step=step, per_step=per_step, seed=config.train.seed)
+        if layout.packed:
+            total += len(pack([lengths[i] for i in inside], tokens=layout.tokens))
+        else:
+            total += math.ceil(len(inside) / config.train.per_device_train_batch_size)
+    return total
+
+
+def rows_of(config: RunConfig, *, lengths: list[int], layout: Layout, steps: int) -> RowShape:
+    """The shape of the run's packed rows."""
+    return row_shape(
+        lengths,
+        per_step=config.examples_per_step,
+        tokens=layout.tokens,
+        steps=steps,
+        seed=config.train.seed,
+        fixed=layout.compiled,
+    )
+
+
+def _changes(
+    shape: GlmShape, config: RunConfig, lengths: list[int], dtype: ComputeDtype, free: int
+) -> list[tuple[str, str]]:
+    """Single changes that would make it fit, in the order in which they cost least."""
+    train, data, method = config.train, config.data, config.method
+    tries: list[tuple[str, RunConfig, list[int]]] = []
+    if train.gradient_checkpointing == "off" and method.finetuning_type != "ptuning":
+        tries.append(
+            (
+                "--gradient-checkpointing on",
+                replace(config, train=replace(train, gradient_checkpointing="on")),
+                lengths,
+            )
+        )
+    if not train.packing and train.per_device_train_batch_size > 1:
+        small = replace(
+            train,
+            per_device_train_batch_size=1,
+            gradient_accumulation_steps=config.examples_per_step,
+        )
+        tries.append(("--per-device-train-batch-size 1", replace(config, train=small), lengths))
+    if method.finetuning_type != "qlora":
+        small_method = replace(method, finetuning_type="qlora", quantization_bit=0)
+        tries.append(("--finetuning-type qlora", replace(config, method=small_method), lengths))
+    cutoff = max(lengths) // 2
+    while cutoff >= 128:
+        cut = [min(n, cutoff) for n in lengths]
+        tries.append((f"--cutoff-len {cutoff}", replace(config, data=replace(data, cutoff_len=cutoff)), cut))
+        cutoff //= 2
+    out: list[tuple[str, str]] = []
+    for flag, changed, cut in tries:
+        if flag.startswith("--cutoff") and any(o[0].startswith("--cutoff") for o in out):
+            continue
+        _, found, fits = _layout(shape, changed, cut, dtype, free, False)
+        if fits:
+            gib = f"{found.total / GIB:.1f} GiB"
+            out.append((f"{flag}（约需 {gib}）", f"{flag} (needs about {gib})"))
+    if not out:
+        wanted = f"{need_smallest(shape, config, lengths, dtype) / GIB:.1f} GiB"
+        out.append((f"换用显存不少于 {wanted} 的设备", f"use a device with at least {wanted}"))
+    return out
+
+
+def need_smallest(shape: GlmShape, config: RunConfig, lengths: list[int], dtype: ComputeDtype) -> int:
+    """Bytes of the smallest layout of this method."""
+    _, found, _ = choose_layout(
+        shape, config, dtype=dtype, free=0, longest=max(lengths), wanted=max(lengths), compiled=False
+    )
+    return found.total
+
+
+def flops_per_token(shape: GlmShape, config: RunConfig, layout: Layout) -> float:
+    """Floating point operations of training on one token. The head works on trained tokens only; counted whole."""
+    whole = shape.parameters - shape.hidden * shape.vocabulary
+    frozen = config.method.finetuning_type in ("qlora", "lora", "ptuning")
+    return whole * (4.0 if frozen else 6.0) + (2.0 * whole if layout.recompute else 0.0)
+
+
+def matrix_rate(device: str, dtype: ComputeDtype, *, clock: Callable[[], float] = time.perf_counter) -> float:
+    """Floating point operations a second of a matrix product, measured in well under a second."""
+    import torch
+
+    size = 8192 if device.startswith("cuda") else 768
+    kind = getattr(torch, dtype)
+    a = torch.randn(size, size, device=device, dtype=kind)
+    best = math.inf
+    for _ in range(4):
+        begin = clock()
+        product = a @ a
+        if device.startswith("cuda"):
+            torch.cuda.synchronize(device)
+        best = min(best, clock() - begin)
+    del product
+    return 2.0 * size**3 / best
+
+
+def folder_name(plan: Plan) -> str:
+    """The model as a person calls it."""
+    return Path(plan.model).name
