@@ -22,6 +22,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "calibrate": ("重新标定拒答阈值", "measure again when to refuse"),
     "evaluate": ("评测检索效果", "measure retrieval on questions with known places"),
     "persona": ("角色设定：list、show、set、rm", "role descriptions: list, show, set, rm"),
+    "ui": ("打开网页界面", "open the pages in a browser"),
     "serve": ("以 OpenAI 接口提供本机的模型", "serve the local model over the OpenAI protocol"),
     "settings": ("查看与修改设置", "show and change settings"),
     "data": ("训练数据：list、check、convert、formats", "training data: list, check, convert, formats"),
