@@ -113,13 +113,15 @@ def as_json(comparison: Comparison) -> dict[str, object]:
     }
 
 
-def write_all(comparison: Comparison, folder: Path) -> list[Path]:
-    """report.html, report.md, answers.csv, report.json; each whole or not at all."""
+def write_all(
+    comparison: Comparison, folder: Path, *, title: str = "对比报告", before: Sequence[str] = ()
+) -> list[Path]:
+    """report.html, report.md, answers.csv, report.json; each whole or not at all. `before`: HTML above the tables."""
     from finetune.html import comparison_page
 
     folder.mkdir(parents=True, exist_ok=True)
     contents = {
-        "report.html": comparison_page(comparison),
+        "report.html": comparison_page(comparison, title=title, before=before),
         "report.md": markdown(comparison),
         "answers.csv": "\ufeff" + csv_text(comparison),
         "report.json": json.dumps(as_json(comparison), ensure_ascii=False, indent=2),

@@ -28,20 +28,44 @@ def as_json(report: DamageReport) -> dict[str, object]:
     }
 
 
+WORDS = {"ok": ("正常", "ok"), "worse": ("变差", "worse"), "unsure": ("可能变差", "maybe worse")}
+
+
+def text_table(report: DamageReport, *, english: bool) -> list[list[str]]:
+    """Rows of cells for a terminal; the first is the head."""
+    zh = ["项目", "基座", "微调后", "变差（95 % 区间）", "上限", "判定", "题数"]
+    en = ["item", "base", "adapter", "worse by (95 % interval)", "limit", "verdict", "asked"]
+    rows = [
+        [
+            i.name if english else i.zh,
+            f"{i.base.mean:.3f}",
+            f"{i.adapter.mean:.3f}",
+            f"{i.harm.mean:+.3f} [{i.harm.low:+.3f}, {i.harm.high:+.3f}]",
+            f"{i.limit:.2f}",
+            WORDS[i.status][english],
+            str(i.harm.count),
+        ]
+        for i in report.items
+    ]
+    return [en if english else zh, *rows]
+
+
 def damage_page(report: DamageReport, *, title: str) -> str:
     """One self-contained HTML page."""
-    words = {
-        "ok": '<span class="good">正常</span>',
-        "worse": '<span class="bad">变差</span>',
-        "unsure": "变差，但不确定",
-    }
-    rows = [
-        [escape(i.zh), f"{i.base.mean:.3f}", f"{i.adapter.mean:.3f}", f"{i.harm.mean:+.3f} [{i.harm.low:+.3f}, {i.harm.high:+.3f}]", f"{i.limit:.2f}", words[i.status], str(i.harm.count)]
-        for i in report.items
-    ]  # fmt: skip
+    head, *rows = text_table(report, english=False)
+    colours = {"ok": "good", "worse": "bad", "unsure": "dim"}
+    cells = [[escape(cell) for cell in row] for row in rows]
+    for row, item in zip(cells, report.items, strict=True):
+        row[5] = f'<span class="{colours[item.status]}">{row[5]}</span>'
     parts = [
         f"<p>结论：<b>{'通过' if report.passed else '未通过'}</b></p>",
-        html.table(["项目", "基座", "微调后", "变差（95 % 区间）", "上限", "判定", "题数"], rows),
+        *(
+            html.bars(i.zh, ["基座", "微调后"], [i.base, i.adapter])
+            for i in report.items
+            if ":" not in i.name
+        ),
+        html.table(head, cells),
+        "<p class=dim>变差为逐题相减；“可能变差”指超过上限，但区间含 0，或不足 6 题。</p>",
     ]
     if report.examples:
         parts.append("<h2>只有基座答对的题</h2>")
