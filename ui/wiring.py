@@ -16,10 +16,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kb.embed import EmbedderChoice, EmbedderConfig, choose_embedder, find_model, open_embedder
-from kb.errors import EmbedderMismatch, KnowledgeBaseError, KnowledgeBaseNotFound, ModelError, SettingsError
+from kb.errors import EmbedderMismatch, KnowledgeBaseError, KnowledgeBaseNotFound, SettingsError
 from kb.knowledge import KnowledgeBase, names
 from kb.types import Embedder, SearchResult, SyncProgress, SyncReport
 from rag.types import AnswerEvent, Generator, Message
+from ui import held
 from ui.settings import GeneratorSettings, Settings, secret
 
 if TYPE_CHECKING:
@@ -284,37 +285,35 @@ def open_generator(settings: Settings) -> Generator | None:
 
     Raises SettingsError, ModelError (a missing or broken folder) or GenerationError (a server).
     """
-    if settings.generator.kind == "none":
+    wanted = settings.generator
+    if wanted.kind == "none":
         return None
     with _opening:
-        return _generator(settings.generator, settings.generator_folder, secret(settings.generator.key_env))
+        if wanted.kind == "openai":
+            return _server(wanted, secret(wanted.key_env))
+        adapter = Path(wanted.adapter).expanduser() if wanted.adapter else None
+        found = held.take(wanted, settings.generator_folder, adapters=[adapter] if adapter else [])
+        return held.Voice(found.generator, held.key_of(adapter) if adapter else "")
+
+
+def open_voices(settings: Settings, adapters: Sequence[Path | None]) -> list[Generator]:
+    """One base model that answers with each of these adapters (None: with none), at the same time. Raises ModelError."""
+    with _opening:
+        wanted = [adapter for adapter in adapters if adapter is not None]
+        found = held.take(settings.generator, settings.generator_folder, adapters=wanted)
+        return [held.Voice(found.generator, held.key_of(a) if a else "") for a in adapters]
 
 
 @lru_cache(maxsize=1)
-def _generator(wanted: GeneratorSettings, folder: Path, key: str) -> Generator:
-    if wanted.kind == "openai":
-        from rag.generate.openai_client import OpenAIConfig, OpenAIGenerator
+def _server(wanted: GeneratorSettings, key: str) -> Generator:
+    from rag.generate.openai_client import OpenAIConfig, OpenAIGenerator
 
-        return OpenAIGenerator(
-            OpenAIConfig(
-                base_url=wanted.base_url,
-                model=wanted.model,
-                key=key,
-                context_tokens=wanted.context_tokens,
-                timeout=wanted.timeout,
-            )
+    return OpenAIGenerator(
+        OpenAIConfig(
+            base_url=wanted.base_url,
+            model=wanted.model,
+            key=key,
+            context_tokens=wanted.context_tokens,
+            timeout=wanted.timeout,
         )
-    if not (folder / "config.json").is_file():
-        raise ModelError(
-            f"{folder} is not a converted model. Run: zhiwen models convert OFFICIAL {folder}",
-            zh=f"{folder} 不是转换好的模型。请运行：zhiwen models convert 官方文件夹 {folder}",
-        )
-    from rag.chatglm3.engine.engine import EngineConfig
-    from rag.chatglm3.load import LoadConfig, load
-    from rag.generate.chatglm3 import ChatGLM3Generator
-
-    adapters = {adapter.name: adapter for adapter in [Path(wanted.adapter).expanduser()] if wanted.adapter}
-    config = LoadConfig(dtype=wanted.dtype, quantise=wanted.quantise, device=wanted.device)  # type: ignore[arg-type]
-    loaded = load(folder, adapters=adapters, config=config)
-    engine = EngineConfig(context=wanted.context_tokens)
-    return ChatGLM3Generator(loaded, config=engine, adapter=next(iter(adapters), ""))
+    )

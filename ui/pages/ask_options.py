@@ -16,6 +16,7 @@ from rag.persona import personas
 from rag.types import AnswerEvent, Message
 from ui import wiring
 from ui.answering import Begin
+from ui.found import adapter_folders, adapter_name, converted_models, fits
 from ui.opened import opened
 from ui.settings import Settings
 from ui.text import pick
@@ -40,7 +41,9 @@ class Chosen:
 
     def kept(self) -> dict[str, Any]:
         """For the history. Of the adapter only its name."""
-        return dataclasses.asdict(self) | {"adapter": Path(self.adapter).name if self.adapter else ""}
+        return dataclasses.asdict(self) | {
+            "adapter": adapter_name(Path(self.adapter)) if self.adapter else ""
+        }
 
 
 def choose(settings: Settings) -> Chosen:
@@ -66,10 +69,10 @@ def choose(settings: Settings) -> Chosen:
         if model == EXTRACTIVE:
             st.caption(pick("摘录原文不用语言模型，所以没有适配器和角色可选。", "Quoting needs no language model, so there is no adapter or persona to choose."))  # fmt: skip
         else:
-            adapters = adapter_choices(settings)
+            adapters = adapter_choices(settings, model)
             adapter = st.selectbox(
                 pick("适配器", "Adapter"), ["", *adapters], key="pick-adapter",
-                format_func=lambda a: Path(a).name if a else pick("不用", "none"),
+                format_func=lambda a: adapter_name(Path(a)) if a else pick("不用", "none"),
             )  # fmt: skip
             known = [p.name for p in personas(wiring.personas_folder(settings))]
             persona = st.selectbox(
@@ -100,19 +103,15 @@ def model_choices(settings: Settings) -> dict[str, str]:
     found = {EXTRACTIVE: "none"}
     if settings.generator.kind != "none":
         found[settings.generator.model] = settings.generator.kind
-    if settings.models.is_dir():
-        for config in sorted(settings.models.glob("*/config.json")):
-            if (config.parent / "zhiwen.json").is_file() or "chatglm3" in config.parent.name.lower():
-                found.setdefault(str(config.parent), "chatglm3")
+    for folder in converted_models(settings):
+        found.setdefault(str(folder), "chatglm3")
     return found
 
 
-def adapter_choices(settings: Settings) -> list[str]:
-    """Folders of adapters: the one in the settings, and those under <home>/adapters and <home>/runs."""
-    found = [settings.generator.adapter] if settings.generator.adapter else []
-    for place in ("adapters", "runs"):
-        found += [str(p.parent) for p in sorted((settings.home / place).glob("*/adapter_config.json"))]
-    return list(dict.fromkeys(found))
+def adapter_choices(settings: Settings, model: str) -> list[str]:
+    """Folders of the adapters that go with a model: the settings' one, <home>/adapters, finished runs."""
+    folder = Path(model)
+    return [str(a) for a in adapter_folders(settings) if not folder.is_dir() or fits(a, folder)]
 
 
 def settings_for(settings: Settings, chosen: Chosen) -> Settings:
