@@ -98,12 +98,12 @@ class Optimizer:
             for group in self.inner.param_groups:
                 group["lr"] = self.config.train.learning_rate * factor * group["speed"]
             self.inner.step()
-            self._publish()
+            self.publish()
         for master in self.masters.values():
             master.grad = None
         return norm, finite
 
-    def _publish(self) -> None:
+    def publish(self) -> None:
         """Masters into the model, rounded to its dtype."""
         import torch
 
@@ -144,7 +144,7 @@ class Optimizer:
                 }
                 if state:
                     self.inner.state[master] = state
-        self._publish()
+        self.publish()
 
 
 def _inner(groups: list[dict[str, Any]], config: RunConfig) -> Any:

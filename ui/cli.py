@@ -26,6 +26,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "serve": ("以 OpenAI 接口提供本机的模型", "serve the local model over the OpenAI protocol"),
     "settings": ("查看与修改设置", "show and change settings"),
     "data": ("训练数据：list、check、convert、formats", "training data: list, check, convert, formats"),
+    "finetune": ("训练适配器：计划、训练、续训", "train an adapter: plan, train, resume"),
     "doctor": ("检查环境，逐条告诉怎么办", "check this machine, with what to do"),
 }
 """In the order in which help lists them. A command of two words (`kb list`) is one module with its own subparsers."""

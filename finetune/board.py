@@ -1,0 +1,38 @@
+"""TensorBoard, if it is wanted."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from finetune.config import RunConfig
+from kb.errors import MissingExtra
+
+
+class Board:
+    """The curves of a run, written for TensorBoard with --tensorboard; otherwise nothing."""
+
+    def __init__(self, folder: Path, config: RunConfig, *, step: int) -> None:
+        self.writer: Any = None
+        if config.train.tensorboard:
+            try:
+                from torch.utils.tensorboard import SummaryWriter
+            except ImportError as error:
+                raise MissingExtra("tensorboard", "test", "--tensorboard") from error
+            self.writer = SummaryWriter(folder / "tensorboard", purge_step=step + 1)
+
+    def step(self, loss: float | None, rate: float, step: int) -> None:
+        """One logged step."""
+        if self.writer is not None and loss is not None:
+            self.writer.add_scalar("train/loss", loss, step)
+            self.writer.add_scalar("train/learning_rate", rate, step)
+
+    def evaluation(self, loss: float, step: int) -> None:
+        """One evaluation."""
+        if self.writer is not None:
+            self.writer.add_scalar("eval/loss", loss, step)
+
+    def close(self) -> None:
+        """Write what is left."""
+        if self.writer is not None:
+            self.writer.close()

@@ -1,0 +1,310 @@
+"""The training loop: one optimiser step after another, each a function of the seed and its number.
+
+Nothing random is carried from step to step (every step seeds itself), so a run that was killed goes on from its last
+checkpoint exactly as it would have without.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from finetune import checkpoint
+from finetune.config import RunConfig
+from finetune.encode import Encoded
+from finetune.events import EventLog
+from finetune.forward import loss_sum
+from finetune.memory import Layout
+from finetune.methods import Trainee, checkpoint_layers, compile_layers
+from finetune.optimizer import Optimizer
+from finetune.pack import (
+    Batch,
+    RowShape,
+    packed_batches,
+    padded_batches,
+    step_examples,
+    steps_per_epoch,
+)
+from finetune.plan import rows_of
+from finetune.prepare import Prepared, sources
+from finetune.progress import Progress, not_a_number, progress_from
+from finetune.schedule import factor
+from kb.errors import ModelError
+
+
+class Loop:
+    """One run in progress."""
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        config: RunConfig,
+        prepared: Prepared,
+        trainee: Trainee,
+        layout: Layout,
+        total: int,
+        log: EventLog,
+    ) -> None:
+        self.folder, self.config, self.prepared = folder, config, prepared
+        self.trainee, self.layout, self.total, self.log = trainee, layout, total, log
+        self.optimizer = Optimizer(trainee.trainable(), config=config)
+        self.progress = Progress(scaler=self.optimizer.scaler)
+        self.shape = self._shape()
+        self.mark, self.mark_tokens = 0.0, 0
+        self.last_loss: float | None = None
+
+    # ------------------------------------------------------------ shape of the work
+
+    def _shape(self) -> RowShape:
+        return rows_of(self.config, lengths=self.prepared.lengths, layout=self.layout, steps=self.total)
+
+    @property
+    def per_epoch(self) -> int:
+        """Steps of one epoch."""
+        return steps_per_epoch(len(self.prepared.train), per_step=self.config.examples_per_step)
+
+    def documents(self, step: int) -> list[Encoded]:
+        """What step `step` (0-based) learns from."""
+        chosen = step_examples(
+            len(self.prepared.train),
+            step=step,
+            per_step=self.config.examples_per_step,
+            seed=self.config.train.seed,
+        )
+        return [self.prepared.train[i] for i in chosen]
+
+    def batches(self, documents: list[Encoded]) -> list[Batch]:
+        """Documents as forward passes."""
+        if self.layout.packed:
+            return packed_batches(documents, shape=self.shape)
+        rows = max(1, self.layout.tokens // max(self.prepared.lengths))
+        return padded_batches(documents, rows=rows)
+
+    def setup(self) -> None:
+        """Checkpointing and compiling as the layout says."""
+        if self.layout.recompute:
+            checkpoint_layers(self.trainee)
+        if self.layout.compiled:
+            compile_layers(self.trainee)
+
+    # ------------------------------------------------------------ steps
+
+    def train(self, *, after: Callable[[], None], stop: Callable[[], bool]) -> str:
+        """Run to the end. `after` is called when a step is done and noted; returns "done", "stopped" or "early"."""
+        import torch
+
+        self.mark, self.mark_tokens = time.perf_counter(), self.progress.tokens
+        first = True
+        try:
+            while self.progress.step < self.total:
+                if first:
+                    self._first_step()
+                    first = False
+                else:
+                    self._step()
+                after()
+                if self._tired():
+                    return "early"
+                if stop():
+                    return "stopped"
+        finally:
+            if self.layout.compiled:
+                torch.compiler.set_stance("default")
+        return "done"
+
+    def _first_step(self) -> None:
+        """The first step of this process: if memory runs out, adapt and say so; afterwards nothing may recompile."""
+        import torch
+
+        begin = time.perf_counter()
+        while True:
+            try:
+                self._step()
+                break
+            except torch.OutOfMemoryError as error:
+                # the frames of the failed step hold its tensors: leave the handler before trying again
+                self.layout = self._smaller(str(error).splitlines()[0])
+            self.trainee.model.zero_grad(set_to_none=True)
+            self.shape = self._shape()
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+        if self.layout.compiled:
+            seconds = time.perf_counter() - begin
+            self.log.write(
+                "compiled", step=self.progress.step, seconds=round(seconds, 2), tokens=self.shape.tokens
+            )
+            torch.compiler.set_stance("fail_on_recompile")
+
+    def _smaller(self, reason: str) -> Layout:
+        """The next smaller layout. Raises ModelError if there is none."""
+        layout, longest = self.layout, max(self.prepared.lengths)
+        can = self.config.train.gradient_checkpointing != "off" and not self.trainee.prefix
+        if layout.tokens > longest and layout.tokens > 2048:
+            smaller = replace(layout, tokens=max(longest, layout.tokens // 2))
+            zh, en = f"每行缩短为 {smaller.tokens} 个 token", f"rows of {smaller.tokens} tokens"
+        elif not layout.recompute and can:
+            smaller = replace(layout, recompute=True)
+            checkpoint_layers(self.trainee)
+            zh, en = "开启重算（gradient checkpointing）", "gradient checkpointing on"
+        elif layout.tokens > longest:
+            smaller = replace(layout, tokens=max(longest, layout.tokens // 2))
+            zh, en = f"每行缩短为 {smaller.tokens} 个 token", f"rows of {smaller.tokens} tokens"
+        else:
+            raise ModelError(
+                f"out of memory with the smallest rows ({longest} tokens): {reason} Use a smaller --cutoff-len, "
+                "--finetuning-type qlora, or a smaller --lora-rank.",
+                zh=f"行缩到最短（{longest} 个 token）内存仍不够：{reason} 请减小 --cutoff-len、改用 "
+                "--finetuning-type qlora 或减小 --lora-rank。",
+            )
+        self.log.write(
+            "say",
+            step=self.progress.step,
+            zh=f"内存不够，已调整：{zh}。学到的内容不变，只是慢一些。",
+            en=f"Out of memory; adapted: {en}. What is learned stays the same, only slower.",
+        )
+        return smaller
+
+    def _step(self) -> None:
+        import torch
+
+        begin, state = time.perf_counter(), self.progress
+        torch.manual_seed((self.config.train.seed << 20) + state.step)
+        documents = self.documents(state.step)
+        batches = self.batches(documents)
+        trained = sum(len(b.targets) for b in batches)
+        total = torch.zeros((), device=self.trainee.device)
+        for batch in batches:
+            loss = loss_sum(
+                self.trainee, batch.to(self.trainee.device), noise=self.config.method.neftune_noise_alpha
+            )
+            scaled: Any = loss * self.optimizer.scaler.scale
+            scaled.backward()
+            total += loss.detach()
+        mean = float(total) / max(1, trained)
+        rate = self.rate(state.step)
+        if not math.isfinite(mean):
+            raise self._broken(mean, documents)
+        norm, taken = self.optimizer.step(factor=rate / self.config.train.learning_rate, tokens=trained)
+        if not taken and not self.optimizer.scaler.active:
+            raise self._broken(norm, documents)
+        state.skipped += not taken
+        state.step += 1
+        state.loss, state.trained = state.loss + mean * trained, state.trained + trained
+        state.tokens += sum(b.tokens for b in batches)
+        state.seconds += time.perf_counter() - begin
+        if state.step % self.config.train.logging_steps == 0 or state.step == self.total:
+            self._note(norm, rate)
+
+    def rate(self, step: int) -> float:
+        """Learning rate of a step."""
+        train = self.config.train
+        return train.learning_rate * factor(train, step=step, total=self.total) * self.progress.plateau.scale
+
+    def _note(self, norm: float, rate: float) -> None:
+        """Write the step event."""
+        import torch
+
+        state, now = self.progress, time.perf_counter()
+        self.last_loss = state.loss / max(1, state.trained)
+        speed = (state.tokens - self.mark_tokens) / max(1e-9, now - self.mark)
+        cuda = self.trainee.device.startswith("cuda")
+        memory = torch.cuda.max_memory_allocated() if cuda else 0
+        self.log.write(
+            "step",
+            step=state.step,
+            epoch=round(state.step / self.per_epoch, 4),
+            loss=self.last_loss,
+            lr=rate,
+            norm=norm,
+            tokens=state.tokens,
+            tokens_per_second=round(speed, 1),
+            memory=memory,
+            left=round((self.total - state.step) * state.seconds / max(1, state.step), 1),
+        )
+        if self.config.train.lr_scheduler_type == "reduce_lr_on_plateau" and not self.prepared.evaluation:
+            state.plateau.see(self.last_loss, config=self.config.train)
+        state.loss, state.trained = 0.0, 0
+        self.mark, self.mark_tokens = now, state.tokens
+
+    def _broken(self, value: float, documents: list[Encoded]) -> ModelError:
+        state, last = self.progress, checkpoint.complete(self.folder / "checkpoints")
+        intact = last[-1].folder.name if last else ""
+        places = sources(documents) or "-"
+        return not_a_number(
+            value, step=state.step + 1, rate=self.rate(state.step), places=places, intact=intact
+        )
+
+    def _tired(self) -> bool:
+        patience = self.config.train.early_stopping_patience
+        return bool(patience) and self.progress.waited >= patience
+
+    # ------------------------------------------------------------ evaluation and checkpoints
+
+    def evaluate(self) -> float:
+        """Mean loss of the evaluation set, one document never seeing another."""
+        import torch
+
+        documents = list(self.prepared.evaluation)
+        shape = RowShape(max(self.shape.tokens, max(map(len, documents))), 0, 0)
+        total, trained = 0.0, 0
+        self.trainee.model.eval()
+        try:
+            with torch.no_grad(), eager():
+                for at in range(0, len(documents), 64):
+                    part = documents[at : at + 64]
+                    rows = (
+                        packed_batches(part, shape=shape)
+                        if self.layout.packed
+                        else padded_batches(part, rows=max(1, self.layout.tokens // max(map(len, part))))
+                    )
+                    for batch in rows:
+                        total += float(loss_sum(self.trainee, batch.to(self.trainee.device)))
+                        trained += len(batch.targets)
+        finally:
+            self.trainee.model.train()
+        return total / trained
+
+    def judge(self, loss: float) -> bool:
+        """Take note of an evaluation; True if it is the best so far."""
+        state = self.progress
+        if self.config.train.lr_scheduler_type == "reduce_lr_on_plateau":
+            state.plateau.see(loss, config=self.config.train)
+        better = loss < state.best
+        state.best, state.best_step = (loss, state.step) if better else (state.best, state.best_step)
+        state.waited = 0 if better else state.waited + 1
+        return better
+
+    def save(self) -> checkpoint.Checkpoint:
+        """Write a checkpoint."""
+        values = self.progress.as_json() | {"total": self.total}
+        done = checkpoint.write(
+            self.folder / "checkpoints",
+            step=self.progress.step,
+            tensors=self.optimizer.tensors(),
+            state=values,
+            keep=self.config.train.save_total_limit,
+        )
+        self.log.write("checkpoint", step=self.progress.step, folder=done.folder.name)
+        return done
+
+    def load(self, found: checkpoint.Checkpoint) -> None:
+        """Go back to a checkpoint. Raises ModelError if it is damaged or of another run."""
+        tensors, values = checkpoint.read(found)
+        self.optimizer.restore(tensors)
+        values.pop("total", None)
+        self.progress = progress_from(values)
+        self.optimizer.scaler = self.progress.scaler
+        self.log.rewind(found.step)
+        self.log.write("resume", step=found.step)
+
+
+def eager() -> Any:
+    """A context in which compiled layers run as written: other shapes must not recompile them."""
+    import torch
+
+    return torch.compiler.set_stance("force_eager")
