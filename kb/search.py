@@ -124,7 +124,7 @@ def search(
         )
         for step, value in spent.items():
             _add(seconds, step, value)
-        hits += hits_of(kb, ranked, options=options)
+        hits += _monotone(hits_of(kb, ranked, options=options), among=options.limit)
     began = time.perf_counter()
     if len(kbs) > 1:
         hits.sort(key=lambda hit: -hit.confidence)
@@ -144,7 +144,9 @@ def search(
     threshold = options.threshold
     if threshold is None:
         threshold = thresholds.get(hits[0].kb if hits else kbs[0].name, 0.0)
-    return SearchResult(question, tuple(_monotone(hits)), threshold, tuple(dropped), seconds)
+    return SearchResult(
+        question, tuple(_monotone(hits, among=options.limit)), threshold, tuple(dropped), seconds
+    )
 
 
 def rank(
@@ -221,14 +223,18 @@ def hits_of(kb: KnowledgeBase, ranked: Sequence[RankedChunk], *, options: Search
     ]
 
 
-def _monotone(hits: Sequence[Hit]) -> list[Hit]:
-    """Confidence never grows down the list: a hit is at least as sure as those below it."""
+def _monotone(hits: Sequence[Hit], *, among: int) -> list[Hit]:
+    """Confidence never grows down the list: a hit is as sure as the surest below it among the first ones, and no surer than
+    the one above it. So hits of several knowledge bases can be sorted by it and each keeps its own order."""
     found: list[Hit] = []
     floor = 0.0
-    for hit in reversed(hits):
+    for hit in reversed(hits[:among]):
         floor = max(floor, hit.confidence)
         found.append(replace(hit, confidence=floor))
-    return found[::-1]
+    found.reverse()
+    for hit in hits[among:]:
+        found.append(replace(hit, confidence=min(hit.confidence, found[-1].confidence)))
+    return found
 
 
 def _add(seconds: dict[str, float], step: str, value: float) -> None:

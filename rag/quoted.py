@@ -21,6 +21,7 @@ def quoted(extracts: Sequence[Extract]) -> Cited:
         if extract.lead is not None and _shows_lead(extract, shown):
             text, lead = _with_lead(text, extract, citations)
             sentences.append(lead)
+            shown.add((id(extract.hit), extract.lead[0]))
         if extract.rows:
             made = citation(len(citations) + 1, extract.hit, extract.start, extract.end)
             text += ("\n\n" if text else "") + table(extract, made.number)

@@ -28,11 +28,13 @@ _ITEM = re.compile(
 )
 _ARTICLE = re.compile(r"第[一二三四五六七八九十百千零〇两0-9]{1,7}条")
 _HEADING = re.compile(
-    r"#{1,6}\s|第[一二三四五六七八九十百千零〇两0-9]{1,7}[编篇章节卷部回]|[0-9]{1,2}(?:\.[0-9]{1,2}){0,3}\s+\S"
+    r"#{1,6}\s|第\s?[一二三四五六七八九十百千零〇两0-9]{1,7}\s?[编篇章节卷部回卦课讲]|[0-9]{1,2}(?:\.[0-9]{1,2}){0,3}\s+\S"
 )
 _RULE = re.compile(r"[\s|:+=\-—–─═┼├┤]+")
 _WRAPPED = 18
 """A line at least this long that does not end a sentence was wrapped."""
+_LABEL = 10
+"""Characters of an item's first sentence that is its label."""
 _LONGEST_CELL = 60
 """Characters; longer ones are prose that happens to have a bar or a tab in it."""
 _LEADS_IN = re.compile(r"(?:[:：]|如下[。.]?|见下表[。，,]?.{0,20}|下列[^。]{0,12}[。：])$")
@@ -81,8 +83,9 @@ def units(text: str, *, headings: Sequence[str] = ()) -> list[Unit]:
             found += [Unit(a, b, "heading") for a, b in group[1]]
         elif group[0] == "item":
             article = _ARTICLE.match(text[slice(*group[1][0])])
-            lead = None if article else _lead(text, found)
-            item = sentence_spans(text, group[1][0][0], group[1][-1][1])
+            bullet = text[group[1][0][0]] in "-*•·●■◆○"
+            lead = None if article else _lead(text, found, bullet=bullet)
+            item = _labelled(sentence_spans(text, group[1][0][0], group[1][-1][1]))
             found += [Unit(a, b, "item", lead=lead) for a, b in item]
         else:
             prose = sentence_spans(text, group[1][0][0], group[1][-1][1])
@@ -162,19 +165,36 @@ def _is_heading(line: str, known: set[str]) -> bool:
     return len(bare) <= 40 and bool(_HEADING.match(line.strip())) and bare[-1:] not in "。；;！？!?：:，,."
 
 
+def _ended(text: str, kind: str, lines: list[tuple[int, int]]) -> bool:
+    """Whether nothing before this line goes on into it."""
+    return not lines or (kind in ("prose", "item") and text[lines[-1][1] - 1] in "。！？.!?；;：:")
+
+
+def _titles(text: str, spans: list[tuple[int, int]]) -> bool:
+    """Whether the first of these lines, a short one without an end that stands alone, is the title of the next."""
+    line = text[slice(*spans[0])]
+    if not 1 < len(line) <= 30 or not line[-1].isalnum() or any(c in line for c in "：:，,。；;|\t"):
+        return False
+    if len(spans) < 3 or spans[1][0] < spans[1][1] or _ITEM.match(line):
+        return False
+    following = text[slice(*spans[2])]
+    return bool(_ITEM.match(following)) or (len(following) > len(line) and following[-1] in "。！？.!?；;：:")
+
+
 Group = tuple[str, list[tuple[int, int]]]
 
 
 def _groups(text: str, known: set[str]) -> Iterator[Group]:
     """Lines of one kind: ("table" | "heading" | "item" | "prose", spans of the lines)."""
     kind, lines = "", list[tuple[int, int]]()
-    for start, end in _lines(text):
+    spans = list(_lines(text))
+    for at, (start, end) in enumerate(spans):
         line = text[start:end]
         if not line or (kind != "table" and _RULE.fullmatch(line)):
             new, joins = "", False
         elif _is_row(line) or (kind == "table" and _RULE.fullmatch(line)):
             new, joins = "table", kind == "table"
-        elif _is_heading(line, known):
+        elif _is_heading(line, known) or (_ended(text, kind, lines) and _titles(text, spans[at:])):
             new, joins = "heading", False
         elif _ITEM.match(line):
             new, joins = "item", False
@@ -221,11 +241,23 @@ def _rows(text: str, lines: list[tuple[int, int]], *, table: int, lead: tuple[in
     return [Unit(*span, "row", header=body[0], lead=lead, table=table) for span in body[1:]]
 
 
-def _lead(text: str, before: list[Unit], *, table: bool = False) -> tuple[int, int] | None:
-    """The sentence that ends in a colon or says "as follows" just before; before a table up to three back."""
+def _labelled(spans: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    """An item's label goes with what follows it: 二、值班。每店每天……"""
+    if len(spans) > 1 and spans[0][1] - spans[0][0] <= _LABEL:
+        return [(spans[0][0], spans[1][1]), *spans[2:]]
+    return spans
+
+
+def _lead(
+    text: str, before: list[Unit], *, table: bool = False, bullet: bool = False
+) -> tuple[int, int] | None:
+    """The sentence that ends in a colon or says "as follows" just before, before a table up to three back; a bulleted
+    list's heading if nothing stands between."""
     if not before:
         return None
     last = before[-1]
+    if last.kind == "heading" and bullet:
+        return last.start, last.end
     if last.kind == "item" and last.lead is not None:
         return last.lead
     for unit in before[: -4 if table else -2 : -1]:

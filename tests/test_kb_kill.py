@@ -169,7 +169,7 @@ def test_what_was_embedded_before_a_kill_is_not_embedded_again(tmp_path: Path) -
     class Stops(HashEmbedder):
         def encode_passages(self, texts):  # type: ignore[no-untyped-def]
             if len(self.texts) > 30:
-                os.kill(os.getpid(), signal.SIGINT)
+                raise KeyboardInterrupt
             return super().encode_passages(texts)
 
     import kb.sync as module

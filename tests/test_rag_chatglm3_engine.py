@@ -167,7 +167,7 @@ def test_leaving_the_loop_ends_the_request(engine: Engine) -> None:
 def test_limits_are_told(engine: Engine) -> None:
     with pytest.raises(GenerationError, match=r"prompt has 2000 tokens.*may have 1024"):
         engine.submit([5] * 2000)
-    with pytest.raises(GenerationError, match="no adapter .green. loaded"):
+    with pytest.raises(GenerationError, match="no adapter"):
         engine.submit([5], options=GenerateOptions(adapter="green"))
     _, last = engine.submit([5] * 1020, options=GenerateOptions(max_tokens=100)).text()
     assert (last.finish, last.tokens) in (("length", 4), ("stop", last.tokens))

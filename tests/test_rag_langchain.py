@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
-from rag_samples import Says, found, handbook_hits
+from conftest import ROOT
+from rag_samples import HANDBOOK, Says, found, handbook_hits
+
+from kb.embed import SHIPPED
 
 pytest.importorskip("langchain_core")
 
@@ -95,3 +99,25 @@ def test_nothing_else_imports_langchain() -> None:
         "bad = [m for m in sys.modules if m.startswith(('langchain', 'torch', 'jieba', 'httpx', 'starlette'))]; assert not bad, bad"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+def test_the_page_in_the_docs_runs(tmp_path: Path) -> None:
+    """The chain of docs/langchain.md over a real knowledge base."""
+    if not (SHIPPED / "modules.json").is_file():
+        pytest.skip("the shipped embedder is not in the package yet")
+    from kb.embed import EmbedderConfig, open_embedder
+    from kb.knowledge import KnowledgeBase
+    from kb.sync import sync
+
+    folder = tmp_path / "files"
+    folder.mkdir()
+    (folder / "假期.md").write_text("# " + HANDBOOK, encoding="utf-8")
+    embedder = open_embedder(EmbedderConfig(model=str(SHIPPED)))
+    sync(KnowledgeBase.create(tmp_path, "手册", embedder=embedder), folder, embedder=embedder)
+    page = (ROOT / "docs" / "langchain.md").read_text(encoding="utf-8")
+    code = page.split("```python\n")[1].split("```")[0]
+    model = Says("婚假为十天。")
+    names = {"home": tmp_path, "generator": model}
+    exec(compile(code, "docs/langchain.md", "exec"), names)
+    assert names["answer"] == "婚假为十天。"
+    assert "假期.md p.1" in model.asked[0][1].content and "婚假为十天" in model.asked[0][1].content

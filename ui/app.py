@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import streamlit as st
 
@@ -23,6 +24,8 @@ class PageEntry:
     show: Callable[[], None]
     wide: bool = False
 
+
+ICON = (Path(__file__).parent / "icon.svg").read_text(encoding="utf-8")
 
 PAGES = (
     PageEntry("ask", "问答", "Ask", ":material/forum:", ask.page),
@@ -54,9 +57,10 @@ def main() -> None:
     wide = next(entry.wide for entry in PAGES if made[entry.name] == chosen)
     st.set_page_config(
         page_title=f"{chosen.title} · {pick('知问', 'zhiwen')}",
-        page_icon=":material/menu_book:",
+        page_icon=ICON,
         layout="wide" if wide else "centered",
     )
+    st.logo(ICON, size="large")
     frame.language_switch()
     frame.say_now()
     chosen.run()

@@ -12,9 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kb.errors import ModelError
 from rag.types import GenerateOptions, Message, Piece
-from ui.found import adapter_name
 from ui.settings import GeneratorSettings
 
 if TYPE_CHECKING:
@@ -83,43 +81,26 @@ class Voice:
         return self._generator.stream(messages, options=chosen, cancel=cancel)
 
 
-def key_of(adapter: Path) -> str:
-    """The adapter's name as the model knows it: no dots, which the layers' names are divided by."""
-    return re.sub(r"[^\w-]+", "_", adapter_name(adapter))
+def key_of(name: str) -> str:
+    """An adapter's name as the model knows it: no dots, which the layers' names are divided by."""
+    return re.sub(r"[^\w-]+", "_", name)
 
 
-def take(wanted: GeneratorSettings, folder: Path, *, adapters: Sequence[Path]) -> Held:
+def take(wanted: GeneratorSettings, folder: Path, *, adapters: Mapping[str, Path]) -> Held:
     """The model with at least these adapters; what was held before is closed unless it will do.
 
     Raises ModelError: not converted, does not fit, adapter of another base.
     """
-    if not (folder / "config.json").is_file():
-        raise ModelError(
-            f"{folder} is not a converted model. Run: zhiwen models convert OFFICIAL {folder}",
-            zh=f"{folder} 不是转换好的模型。请运行：zhiwen models convert 官方文件夹 {folder}",
-        )
-    by_name = {key_of(adapter): adapter for adapter in adapters}
     config = (wanted.quantise, wanted.dtype, wanted.device, wanted.context_tokens)
     with _lock:
         same = bool(_held) and (_held[0].folder, _held[0].config) == (folder, config)
-        if same and by_name.items() <= _held[0].adapters.items():
+        if same and adapters.items() <= _held[0].adapters.items():
             return _held[0]
         _let_go()
-        _held.append(_load(wanted, folder, config, by_name))
+        from ui.speakers import open_model
+
+        _held.append(Held(folder, config, dict(adapters), open_model(folder, adapters, wanted)))
         return _held[0]
-
-
-def _load(
-    wanted: GeneratorSettings, folder: Path, config: tuple[str, str, str, int], by_name: Mapping[str, Path]
-) -> Held:
-    from rag.chatglm3.engine.engine import EngineConfig
-    from rag.chatglm3.load import LoadConfig, load
-    from rag.generate.chatglm3 import ChatGLM3Generator
-
-    how = LoadConfig(dtype=wanted.dtype, quantise=wanted.quantise, device=wanted.device)  # type: ignore[arg-type]
-    loaded = load(folder, adapters=by_name, config=how)
-    generator = ChatGLM3Generator(loaded, config=EngineConfig(context=wanted.context_tokens))
-    return Held(folder, config, dict(by_name), generator)
 
 
 def held() -> Held | None:

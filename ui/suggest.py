@@ -12,8 +12,9 @@ from ui.text import language, pick
 MOST_DOCUMENTS = 40
 """Documents of a knowledge base that are looked at."""
 _NUMBERING = re.compile(
-    r"^\s*(?:第[一二三四五六七八九十百零\d]+[章节条篇部]|[一二三四五六七八九十]+[、．.]|[(（]?\d+(?:\.\d+)*[)）、．.]?)\s*"
+    r"^\s*(?:第\s*[一二三四五六七八九十百零\d]+\s*[章节条篇部卦回讲课]|[一二三四五六七八九十]+[、．.]|[(（]?\d+(?:\.\d+)*[)）、．.]?)\s*"
 )
+_SIGNS = re.compile(r"[^\w\s（）()、，·/\-]")
 _ASKS = re.compile(r"[？?]\s*$")
 _kept: dict[tuple[str, int, int, str], tuple[str, ...]] = {}
 
@@ -53,24 +54,28 @@ def _of_document(passages: Sequence[StoredPassage]) -> list[str]:
         if not passage.headings:
             continue
         title, last = passage.headings[0], passage.headings[-1]
-        bare = _NUMBERING.sub("", last).strip(" :：")
+        bare = _SIGNS.sub("", _NUMBERING.sub("", last)).strip(" :：")
         if _ASKS.search(last) and len(last) <= 40:
             asked.append(bare)
-        elif len(passage.headings) > 1 and 2 <= len(bare) <= 20 and len(passage.text) > 40:
+        elif len(passage.headings) > 1 and _telling(bare, title) and len(passage.text) > 40:
             about.append(about_question(title.strip(), bare))
     return list(dict.fromkeys(asked + about))
 
 
+def _telling(heading: str, title: str) -> bool:
+    """Whether a heading says more than the title does."""
+    words = re.sub(r"[\W\d]+", "", title)
+    bare = re.sub(r"[\W\d]+", "", heading)
+    return 1 <= len(heading) <= 20 and bool(bare) and bare not in words and words[:4] not in bare
+
+
 def about_question(title: str, heading: str) -> str:
     """A heading as a question, in the language of the heading."""
-    chinese = any("\u4e00" <= c <= "\u9fff" for c in heading)
-    if not chinese:
-        return f"What does it say about {heading}?"
-    return (
-        f"关于{heading}，{title}里是怎么说的？"
-        if 0 < len(title) <= 16
-        else f"关于{heading}，文档里是怎么说的？"
-    )
+    if not any("\u4e00" <= c <= "\u9fff" for c in heading):
+        return f"What does it say about {heading[:1].lower() + heading[1:] if heading[1:2].islower() else heading}?"
+    if 0 < len(title) <= 16:
+        return f"《{title}》里关于“{heading}”是怎么说的？"
+    return f"关于“{heading}”，文档里是怎么说的？"
 
 
 def hint() -> str:

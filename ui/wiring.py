@@ -20,8 +20,8 @@ from kb.errors import EmbedderMismatch, KnowledgeBaseError, KnowledgeBaseNotFoun
 from kb.knowledge import KnowledgeBase, names
 from kb.types import Embedder, SearchResult, SyncProgress, SyncReport
 from rag.types import AnswerEvent, Generator, Message
-from ui import held
-from ui.settings import GeneratorSettings, Settings, secret
+from ui.settings import Settings
+from ui.speakers import open_answering
 
 if TYPE_CHECKING:
     from kb.calibration import Calibration
@@ -285,35 +285,7 @@ def open_generator(settings: Settings) -> Generator | None:
 
     Raises SettingsError, ModelError (a missing or broken folder) or GenerationError (a server).
     """
-    wanted = settings.generator
-    if wanted.kind == "none":
+    if settings.generator.kind == "none":
         return None
     with _opening:
-        if wanted.kind == "openai":
-            return _server(wanted, secret(wanted.key_env))
-        adapter = Path(wanted.adapter).expanduser() if wanted.adapter else None
-        found = held.take(wanted, settings.generator_folder, adapters=[adapter] if adapter else [])
-        return held.Voice(found.generator, held.key_of(adapter) if adapter else "")
-
-
-def open_voices(settings: Settings, adapters: Sequence[Path | None]) -> list[Generator]:
-    """One base model that answers with each of these adapters (None: with none), at the same time. Raises ModelError."""
-    with _opening:
-        wanted = [adapter for adapter in adapters if adapter is not None]
-        found = held.take(settings.generator, settings.generator_folder, adapters=wanted)
-        return [held.Voice(found.generator, held.key_of(a) if a else "") for a in adapters]
-
-
-@lru_cache(maxsize=1)
-def _server(wanted: GeneratorSettings, key: str) -> Generator:
-    from rag.generate.openai_client import OpenAIConfig, OpenAIGenerator
-
-    return OpenAIGenerator(
-        OpenAIConfig(
-            base_url=wanted.base_url,
-            model=wanted.model,
-            key=key,
-            context_tokens=wanted.context_tokens,
-            timeout=wanted.timeout,
-        )
-    )
+        return open_answering(settings)

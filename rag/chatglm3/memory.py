@@ -64,7 +64,7 @@ def weight_bytes(shape: GlmShape, *, dtype: ComputeDtype, quantise: Quantise) ->
 def free_bytes(device: str) -> int:
     """Free memory of "cpu" or of a CUDA device, in bytes."""
     if device == "cpu":
-        import psutil  # type: ignore[import-untyped]
+        import psutil
 
         return int(psutil.virtual_memory().available)
     import torch

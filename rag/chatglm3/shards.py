@@ -111,6 +111,59 @@ def tensor_names(path: Path) -> list[str]:
     return [name for name, _ in read_tensors(path)]
 
 
+@dataclass(frozen=True, slots=True)
+class Header:
+    """What the beginning of a safetensors file says."""
+
+    tensors: dict[str, Any]
+    """Name -> dtype, shape, data_offsets."""
+    bytes: int
+    """Of all tensors."""
+    size: int
+    """That the whole file must have."""
+
+
+def read_header(path: Path) -> Header:
+    """The header of a safetensors file, without its data. Raises ModelError if there is none."""
+    try:
+        with path.open("rb") as file:
+            (length,) = struct.unpack("<Q", file.read(8))
+            if length > 100_000_000:
+                raise ValueError(f"header of {length} bytes")
+            entries = json.loads(file.read(length))
+        tensors = {name: entry for name, entry in entries.items() if name != "__metadata__"}
+        end = max((int(entry["data_offsets"][1]) for entry in tensors.values()), default=0)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, struct.error) as error:
+        raise ModelError(f"{path} is broken: {error}", zh=f"{path} 已损坏：{error}") from error
+    return Header(tensors, end, 8 + length + end)
+
+
+class TensorReader:
+    """Tensors of a folder by name, from safetensors shards that stay closed between reads."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        files = find_checkpoint(folder).files
+        self._where = {name: folder / file for file in files for name in tensor_names(folder / file)}
+
+    def get(self, name: str) -> torch.Tensor | None:
+        """The tensor, or None if there is none of that name."""
+        from safetensors import safe_open
+
+        if name not in self._where:
+            return None
+        with safe_open(self._where[name], framework="pt") as shard:
+            found: torch.Tensor = shard.get_tensor(name)
+        return found
+
+    def must_get(self, name: str) -> torch.Tensor:
+        """The tensor. Raises ModelError if there is none of that name."""
+        tensor = self.get(name)
+        if tensor is None:
+            raise ModelError(f"{self._folder} lacks {name}.", zh=f"{self._folder} 缺少 {name}。")
+        return tensor
+
+
 def _mappable(path: Path) -> bool:
     with path.open("rb") as file:
         return file.read(2) == b"PK"

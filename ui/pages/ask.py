@@ -96,9 +96,9 @@ def send(settings: Settings, talk_id: str, question: str, chosen: Chosen) -> Liv
 
 def show_live(live: LiveAnswer, question: str) -> None:
     """The answer as it grows. Leaving the page, or stopping, interrupts this loop, not the answer."""
-    with st.chat_message("user"):
+    with st.chat_message("user", avatar=":material/person:"):
         st.markdown(plain(question))
-    with st.chat_message("assistant"):
+    with st.chat_message("assistant", avatar=":material/menu_book:"):
         status, text = st.empty(), st.empty()
         st.button(
             pick("停止", "Stop"), icon=":material/stop_circle:", on_click=live.cancel.set, key="stop-answer"
@@ -110,9 +110,9 @@ def show_live(live: LiveAnswer, question: str) -> None:
 
 def show_turn(settings: Settings, talk: Talk, turn: TurnRecord) -> None:
     """A question with what came of it."""
-    with st.chat_message("user"):
+    with st.chat_message("user", avatar=":material/person:"):
         st.markdown(plain(turn.question))
-    with st.chat_message("assistant"):
+    with st.chat_message("assistant", avatar=":material/menu_book:"):
         if turn.answer is None:
             show_broken(settings, turn)
             return
@@ -121,10 +121,8 @@ def show_turn(settings: Settings, talk: Talk, turn: TurnRecord) -> None:
             st.caption(plain(note))
         key = f"{talk.id}-{turn.number}"
         show_sources(settings, turn.answer, key=key)
-        columns = st.columns([1, 1], vertical_alignment="center")
-        with columns[0]:
+        with st.container(horizontal=True, vertical_alignment="center"):
             show_vote(frame.history(settings), talk, turn, key=key)
-        with columns[1]:
             show_trace(turn.answer, key=key)
 
 

@@ -12,6 +12,9 @@ from ui.place import marked_page, page_ranges
 from ui.settings import Settings
 from ui.text import pick
 
+BEFORE, AFTER = 120, 200
+"""Characters shown around the cited words."""
+
 
 def show_sources(settings: Settings, answer: dict[str, Any], *, key: str) -> None:
     """Buttons of the citations, or after a refusal of the nearest passages."""
@@ -64,11 +67,24 @@ def show_place(settings: Settings, place: dict[str, Any]) -> None:
     with left:
         path = [str(place["kb"]), *[h for h in place["headings"] if h]]
         st.caption(plain(" > ".join(path)))
-        st.markdown(marked(str(place["passage"]), [(start, end)]))
+        text = str(place["passage"])
+        low, high = around(text, start, end)
+        st.markdown(("…\n\n" if low else "") + marked(text[low:high], [(start - low, end - low)]))
+        if low or high < len(text):
+            with st.expander(pick("整段", "The whole passage")):
+                st.markdown(marked(text, [(start, end)]))
     if right is not None:
         with right:
             for page in pages[:2]:
                 show_page(settings, place, page, start, end)
+
+
+def around(text: str, start: int, end: int) -> tuple[int, int]:
+    """The lines about the cited words: what is read first."""
+    low = text.rfind("\n", 0, max(0, start - BEFORE)) + 1 if start > BEFORE else 0
+    low = low if low > start - 3 * BEFORE else start - BEFORE
+    high = text.find("\n", min(len(text), end + AFTER))
+    return max(0, low), high if 0 <= high < end + 3 * AFTER else min(len(text), end + 3 * AFTER)
 
 
 def show_page(settings: Settings, place: dict[str, Any], page: int, start: int, end: int) -> None:

@@ -73,7 +73,7 @@ def side_bar(settings: Settings, talk_id: str) -> None:
                 key=f"talk-{talk.id}",
                 on_click=open_talk,
                 args=(talk.id,),
-                type="primary" if talk.id == talk_id else "tertiary",
+                type="secondary" if talk.id == talk_id else "tertiary",
                 width="stretch",
             )
         if words and not found:

@@ -11,6 +11,10 @@ from ui.settings import Settings
 _PUNCTUATION = re.compile(r"([!-/:-@\[-`{-~])")
 _SHORTCODE = re.compile(r"\\:(?=[\w+\-/]+\\?:|material)")
 _BOLD = re.compile(r"\\\*\\\*(\S(?:.*?\S)?)\\\*\\\*")
+_URL = re.compile(r"(https?\\:|ftp\\:|\bwww(?=\\\.))", re.IGNORECASE)
+_TABLE = re.compile(
+    r"^[ ]*\|.+\|[^|\n]*\n[ ]*\|(?:[ ]*:?-{2,}:?[ ]*\|)+[ ]*(?:\n[ ]*\|.+\|.*)+", re.MULTILINE
+)
 _HEADING = re.compile(r"^(?:\\#){1,6} +(.+)$", re.MULTILINE)
 _PATH = re.compile(r"(?<![\w:/.])(?:/[^\s/，。；：、“”‘’（）()'\"<>|]+){2,}/?|[A-Za-z]:\\[^\s，。；'\"<>|]+")
 _INVISIBLE = re.compile("[\u200e\u200f\u202a-\u202e\u2066-\u2069\x00-\x08\x0b-\x1f\x7f]")
@@ -28,12 +32,33 @@ def plain(text: str) -> str:
 def _line(line: str) -> str:
     bare = line.lstrip(" ")
     escaped = _PUNCTUATION.sub(r"\\\1", bare.rstrip())
-    return "\u00a0" * min(16, len(line) - len(bare)) + _SHORTCODE.sub("\\\\:\u2060", escaped)
+    return "\u00a0" * min(16, len(line) - len(bare)) + _URL.sub(
+        "\\1\u2060", _SHORTCODE.sub("\\\\:\u2060", escaped)
+    )
 
 
 def light(text: str) -> str:
-    """As `plain`, but **bold** is bold and headings are bold lines: what models like to write."""
+    """As `plain`, but **bold** is bold, headings are bold lines and tables are tables: what models like to write."""
+    parts: list[str] = []
+    at = 0
+    for table in _TABLE.finditer(text):
+        parts += [_light(text[at : table.start()]), "\n\n" + _table(table[0]) + "\n\n"]
+        at = table.end()
+    return "".join([*parts, _light(text[at:])])
+
+
+def _light(text: str) -> str:
     return _HEADING.sub(r"**\1**", _BOLD.sub(r"**\1**", plain(text)))
+
+
+def _table(text: str) -> str:
+    """Cells made harmless one by one."""
+    lines = text.strip().split("\n")
+    made = []
+    for number, line in enumerate(lines):
+        cells = line.strip().strip("|").split("|")
+        made.append("| " + " | ".join("---" if number == 1 else _line(c.strip()) for c in cells) + " |")
+    return "\n".join(made)
 
 
 def marked(text: str, spans: Iterable[tuple[int, int]], *, colour: str = "orange") -> str:

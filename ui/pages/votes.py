@@ -28,16 +28,13 @@ def show_vote(history: History, talk: Talk, turn: TurnRecord, *, key: str) -> No
         )
 
     st.session_state.setdefault(sign, before)
-    with st.container(horizontal=True, vertical_alignment="center"):
-        st.feedback("thumbs", key=sign, on_change=keep)
-        if turn.vote == "down":
-            label = (
-                pick("已更正", "Corrected")
-                if turn.correction
-                else pick("应该怎么答？", "What would be right?")
-            )
-            with st.popover(label, type="tertiary"):
-                correct(history, talk, turn, key=key)
+    st.feedback("thumbs", key=sign, on_change=keep, width="content")
+    if turn.vote == "down":
+        label = (
+            pick("已更正", "Corrected") if turn.correction else pick("应该怎么答？", "What would be right?")
+        )
+        with st.popover(label, type="tertiary"):
+            correct(history, talk, turn, key=key)
 
 
 def correct(history: History, talk: Talk, turn: TurnRecord, *, key: str) -> None:
