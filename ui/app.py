@@ -38,7 +38,11 @@ PAGES = (
 
 
 def main() -> None:
-    """Run the page that is asked for."""
+    """Run the page that is asked for.
+
+    The side bar's links are made by hand: an icon in `st.Page` becomes the tab's icon, which browsers are told to fetch from
+    another machine.
+    """
     warm.warm_up()
     found, _ = frame.current_settings()
     frame.begin_language(found)
@@ -46,14 +50,13 @@ def main() -> None:
         entry.name: st.Page(
             entry.show,
             title=pick(entry.zh, entry.en),
-            icon=entry.icon,
             url_path=entry.name,
             default=entry is PAGES[0],
         )
         for entry in PAGES
     }
     st.session_state["page_of"] = made
-    chosen = st.navigation(list(made.values()))
+    chosen = st.navigation(list(made.values()), position="hidden")
     wide = next(entry.wide for entry in PAGES if made[entry.name] == chosen)
     st.set_page_config(
         page_title=f"{chosen.title} · {pick('知问', 'zhiwen')}",
@@ -61,6 +64,8 @@ def main() -> None:
         layout="wide" if wide else "centered",
     )
     st.logo(ICON, size="large")
+    for entry in PAGES:
+        st.sidebar.page_link(made[entry.name], icon=entry.icon)
     frame.language_switch()
     frame.say_now()
     chosen.run()
