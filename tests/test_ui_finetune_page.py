@@ -167,7 +167,7 @@ def wait(folder: Path, *states: str, seconds: float = 90.0) -> run.RunInfo:
 
 @pytest.mark.slow
 def test_train_stop_resume_and_compare(with_facts: Path) -> None:
-    page = opened(ft_sets=[str(with_facts / "datasets" / "facts.json")], ft_max_steps=400)
+    page = opened(ft_sets=[str(with_facts / "datasets" / "facts.json")], ft_max_steps=20_000)
     page.text_input(key="ft-name").set_value("甲/乙 ..").run()
     page.button(key="ft-start").click().run()
     assert not page.exception and not page.error
@@ -182,7 +182,7 @@ def test_train_stop_resume_and_compare(with_facts: Path) -> None:
     assert "token / 秒" in [m.label for m in page.metric]
     page.button(key=f"ft-stop-{folder.name}").click().run()
     stopped = wait(folder, "stopped")
-    assert 0 < stopped.step < 400
+    assert 0 < stopped.step < 20_000
     page = opened()
     page.segmented_control(key="ft-part").set_value("runs").run()
     assert "已停下" in words(page)

@@ -35,12 +35,23 @@ def runs_folder(settings: Settings) -> Path:
 
 
 def adapter_folders(settings: Settings) -> list[Path]:
-    """The settings' own, those under <home>/adapters, and the finished runs', newest run first."""
-    found = [Path(settings.generator.adapter).expanduser()] if settings.generator.adapter else []
-    found += [p.parent for p in sorted((settings.home / "adapters").glob("*/adapter_config.json"))]
-    runs = runs_folder(settings).glob("*/adapter/adapter_config.json")
-    found += [p.parent for p in sorted(runs, key=lambda p: p.stat().st_mtime, reverse=True)]
-    return list(dict.fromkeys(found))
+    """The settings' own first, then every adapter that `zhiwen adapters list` shows."""
+    from finetune.adapters import find_adapters
+    from ui.speakers import adapter_places, adapters_folder
+
+    given = Path(settings.generator.adapter).expanduser()
+    found = [given] if settings.generator.adapter and given.is_dir() else []
+    found += [r.folder for r in find_adapters(adapter_places(settings), state=adapters_folder(settings))]
+    return list(dict.fromkeys(path.resolve() for path in found))
+
+
+def promoted_folder(settings: Settings) -> Path | None:
+    """The adapter that answers when nobody chooses another; None: the base."""
+    from finetune.adapters import promoted
+    from ui.speakers import adapters_folder
+
+    about = promoted(adapters_folder(settings))
+    return Path(str(about["folder"])).resolve() if about.get("folder") else None
 
 
 def adapter_name(folder: Path) -> str:

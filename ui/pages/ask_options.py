@@ -16,9 +16,10 @@ from rag.persona import personas
 from rag.types import AnswerEvent, Message
 from ui import wiring
 from ui.answering import Begin
-from ui.found import adapter_folders, adapter_name, converted_models, fits
+from ui.found import adapter_folders, adapter_name, converted_models, fits, promoted_folder
 from ui.opened import opened
 from ui.settings import Settings
+from ui.speakers import BASE
 from ui.text import pick
 
 EXTRACTIVE = ""
@@ -70,6 +71,7 @@ def choose(settings: Settings) -> Chosen:
             st.caption(pick("摘录原文不用语言模型，所以没有适配器和角色可选。", "Quoting needs no language model, so there is no adapter or persona to choose."))  # fmt: skip
         else:
             adapters = adapter_choices(settings, model)
+            first_adapter(settings, adapters)
             adapter = st.selectbox(
                 pick("适配器", "Adapter"), ["", *adapters], key="pick-adapter",
                 format_func=lambda a: adapter_name(Path(a)) if a else pick("不用", "none"),
@@ -79,6 +81,7 @@ def choose(settings: Settings) -> Chosen:
                 pick("角色", "Persona"), ["", *known], key="pick-persona",
                 format_func=lambda p: p or pick("不用", "none"),
             )  # fmt: skip
+        state["chosen-adapter"] = adapter
     state["chosen-kbs"], state["chosen-model"] = kbs, model
     return Chosen(tuple(kbs), model, models[model], adapter or "", persona or "")
 
@@ -114,13 +117,30 @@ def adapter_choices(settings: Settings, model: str) -> list[str]:
     return [str(a) for a in adapter_folders(settings) if not folder.is_dir() or fits(a, folder)]
 
 
+def first_adapter(settings: Settings, adapters: Sequence[str]) -> None:
+    """Until somebody chooses: the settings' adapter, else the promoted one, if it goes with the model."""
+    state = st.session_state
+    if state.get("pick-adapter", "") not in ("", *adapters):
+        del state["pick-adapter"]
+    if "pick-adapter" in state:
+        return
+    promoted = promoted_folder(settings)
+    wanted = state.get(
+        "chosen-adapter",
+        str(Path(settings.generator.adapter).expanduser().resolve())
+        if settings.generator.adapter
+        else str(promoted or ""),
+    )
+    state["pick-adapter"] = wanted if wanted in adapters else ""
+
+
 def settings_for(settings: Settings, chosen: Chosen) -> Settings:
     """The settings with what was chosen on top."""
     generator = dataclasses.replace(
         settings.generator,
         kind=chosen.kind,
         model=chosen.model or settings.generator.model,
-        adapter=chosen.adapter,
+        adapter=chosen.adapter or (BASE if chosen.kind == "chatglm3" else ""),
     )
     return dataclasses.replace(settings, generator=generator)
 

@@ -224,7 +224,8 @@ def try_in_chat(run: RunInfo) -> None:
     state = st.session_state
     state.pop("pick-model", None)
     if run.adapter is not None and run.adapter.name == "adapter":
-        state["chosen-model"], state["pick-adapter"] = base_folder(run), str(run.adapter)
+        state["chosen-model"], state["chosen-adapter"] = base_folder(run), str(run.adapter.resolve())
+        state.pop("pick-adapter", None)
     else:
         state["chosen-model"] = str(run.adapter)
     st.switch_page(state["page_of"]["ask"])
