@@ -31,6 +31,8 @@ class Stepper:
     def __init__(self, network: Network, *, slots: int, capture: bool) -> None:
         self._network, self._slots, self._capture = network, slots, capture
         self._graphs: dict[tuple[int, int, int, bool], Captured] = {}
+        self._pool: Any = None
+        """Memory that all graphs share: only one runs at a time, and its logits are used before the next."""
 
     def step(
         self, ids: list[int], *, positions: list[int], first: int, length: int, adapters: list[str]
@@ -70,7 +72,10 @@ class Stepper:
         device_positions = torch.tensor(positions, device=network.device)
         if key not in self._graphs and self._capture:
             try:
-                self._graphs[key] = Captured(network, rows=len(ids), first=first, length=size, lora=key[3])
+                self._pool = self._pool or torch.cuda.graph_pool_handle()
+                self._graphs[key] = Captured(
+                    network, rows=len(ids), first=first, length=size, lora=key[3], pool=self._pool
+                )
             except RuntimeError as error:
                 self._capture = False
                 warnings.warn(f"CUDA graph not captured, answers will be slower: {error}", stacklevel=2)
@@ -84,7 +89,9 @@ class Stepper:
 class Captured:
     """One graph with the tensors that it reads and writes."""
 
-    def __init__(self, network: Network, *, rows: int, first: int, length: int, lora: bool) -> None:
+    def __init__(
+        self, network: Network, *, rows: int, first: int, length: int, lora: bool, pool: Any
+    ) -> None:
         import torch
 
         device = network.device
@@ -104,7 +111,7 @@ class Captured:
                 decode()
         torch.cuda.current_stream(device).wait_stream(side)
         self._graph: Any = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self._graph):
+        with torch.cuda.graph(self._graph, pool=pool):
             self._logits = decode()
 
     def run(self, ids: torch.Tensor, positions: torch.Tensor, adapter: torch.Tensor | None) -> torch.Tensor:
