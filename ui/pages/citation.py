@@ -12,7 +12,6 @@ from ui.place import marked_page, page_ranges
 from ui.settings import Settings
 from ui.text import pick
 
-
 BEFORE, AFTER = 120, 200
 """Characters shown around the cited words."""
 

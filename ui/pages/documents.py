@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import datetime
+
 import streamlit as st
 
 from kb.errors import ZhiwenError
@@ -49,6 +51,10 @@ def show_documents(settings: Settings, kb: KnowledgeBase, *, busy: bool) -> None
         column_config={
             "": st.column_config.TextColumn(width=30),
             pick("文件", "file"): st.column_config.TextColumn(width="large"),
+            **dict.fromkeys(
+                (pick("页", "pages"), pick("段落", "passages"), "KB"), st.column_config.Column(width=60)
+            ),
+            pick("编码", "encoding"): st.column_config.TextColumn(width=80),
         },
     )
     chosen = event.selection.rows[0] if event.selection.rows else None
@@ -80,8 +86,13 @@ def row(document: Document) -> dict[str, object]:
         pick("类型", "kind"): document.kind,
         "KB": round(document.size / 1000, 1),
         pick("编码", "encoding"): document.encoding,
-        pick("索引时间", "indexed"): document.indexed_at[:16].replace("T", " "),
+        pick("索引时间", "indexed"): local_time(document.indexed_at),
     }
+
+
+def local_time(moment: str) -> str:
+    """ISO 8601 in UTC as day and time of this machine."""
+    return f"{datetime.fromisoformat(moment).astimezone():%Y-%m-%d %H:%M}" if moment else ""
 
 
 def show_one(settings: Settings, kb: KnowledgeBase, document: Document, *, busy: bool) -> None:

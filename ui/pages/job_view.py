@@ -133,6 +133,30 @@ def show_result(job: Job, settings: Settings) -> None:
                 )
 
 
+NEWS_SECONDS = 600
+"""A result is news for so long."""
+
+
+def show_news(job: Job, settings: Settings) -> None:
+    """The result of a job that ended lately, until it is closed; a failure stays until it is closed."""
+    seen = st.session_state.setdefault("seen-jobs", set())
+    ended = float(job.progress.get("at", job.began))
+    if job.id in seen or (job.state != "failed" and time.time() - ended > NEWS_SECONDS):
+        return
+    left, right = st.columns([12, 1])
+    with left:
+        show_result(job, settings)
+    right.button(
+        "",
+        icon=":material/close:",
+        key=f"close-{job.id}",
+        on_click=seen.add,
+        args=(job.id,),
+        type="tertiary",
+        help=pick("知道了", "Got it"),
+    )
+
+
 def begin_index(
     settings: Settings, kb: str, folder: str, *, allow_empty: bool = False, again: tuple[str, ...] = ()
 ) -> None:

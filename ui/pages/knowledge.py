@@ -60,8 +60,8 @@ def show(settings: Settings, kb: KnowledgeBase) -> None:
     job = job_view.last_index(settings, kb=kb.name)
     if job is not None and job.state == "running":
         job_view.follow(job, settings)
-    elif job is not None and st.session_state.get("seen-job") != job.id:
-        job_view.show_result(job, settings)
+    elif job is not None:
+        job_view.show_news(job, settings)
     part = st.segmented_control(
         pick("内容", "Part"),
         list(PARTS),

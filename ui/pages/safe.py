@@ -11,6 +11,7 @@ from ui.settings import Settings
 _PUNCTUATION = re.compile(r"([!-/:-@\[-`{-~])")
 _SHORTCODE = re.compile(r"\\:(?=[\w+\-/]+\\?:|material)")
 _BOLD = re.compile(r"\\\*\\\*(\S(?:.*?\S)?)\\\*\\\*")
+_URL = re.compile(r"(https?\\:|ftp\\:|\bwww(?=\\\.))", re.IGNORECASE)
 _TABLE = re.compile(
     r"^[ ]*\|.+\|[^|\n]*\n[ ]*\|(?:[ ]*:?-{2,}:?[ ]*\|)+[ ]*(?:\n[ ]*\|.+\|.*)+", re.MULTILINE
 )
@@ -31,7 +32,9 @@ def plain(text: str) -> str:
 def _line(line: str) -> str:
     bare = line.lstrip(" ")
     escaped = _PUNCTUATION.sub(r"\\\1", bare.rstrip())
-    return "\u00a0" * min(16, len(line) - len(bare)) + _SHORTCODE.sub("\\\\:\u2060", escaped)
+    return "\u00a0" * min(16, len(line) - len(bare)) + _URL.sub(
+        "\\1\u2060", _SHORTCODE.sub("\\\\:\u2060", escaped)
+    )
 
 
 def light(text: str) -> str:
