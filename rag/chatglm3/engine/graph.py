@@ -6,6 +6,7 @@ Without a GPU, and after a failed capture (which is announced), steps run kernel
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -104,15 +105,25 @@ class Captured:
                 self._ids, positions=self._positions, first=first, length=length, adapter=self._adapter
             )
 
+        self._replay = self._record(decode, device, pool)
+
+    def _record(
+        self, decode: Callable[[], torch.Tensor], device: torch.device, pool: Any
+    ) -> Callable[[], None]:
+        """Capture `decode`; its logits stay at the same address. Returns what runs it again."""
+        import torch
+
         side: Any = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
         side.wait_stream(torch.cuda.current_stream(device))
         with torch.cuda.stream(side):
             for _ in range(2):  # libraries choose their kernels and allocate before the capture
                 decode()
         torch.cuda.current_stream(device).wait_stream(side)
-        self._graph: Any = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self._graph, pool=pool):
+        graph: Any = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, pool=pool):
             self._logits = decode()
+        replay: Callable[[], None] = graph.replay
+        return replay
 
     def run(self, ids: torch.Tensor, positions: torch.Tensor, adapter: torch.Tensor | None) -> torch.Tensor:
         """The logits of this step; overwritten by the next."""
@@ -120,5 +131,5 @@ class Captured:
         self._positions.copy_(positions)
         if self._adapter is not None and adapter is not None:
             self._adapter.copy_(adapter)
-        self._graph.replay()
+        self._replay()
         return self._logits
