@@ -58,6 +58,8 @@ def start_answer(
         turn = len(before.turns) if before else 0
         made = LiveAnswer(talk, turn)
         history.append(talk, "ask", turn=turn, question=question, chosen=chosen)
+        for other in [name for name, old in _live.items() if old.done.is_set()]:
+            del _live[other]
         _live[talk] = made
     threading.Thread(target=_write, args=(history, made, begin), name=f"answer-{talk}", daemon=True).start()
     return made

@@ -10,7 +10,7 @@ from kb.calibration import Calibration, calibration_of
 from kb.errors import ZhiwenError
 from kb.knowledge import KnowledgeBase
 from kb.rename import rename
-from ui import wiring
+from ui import uploads, wiring
 from ui.pages import frame
 from ui.pages.job_view import begin_index
 from ui.pages.safe import plain
@@ -118,21 +118,16 @@ def picture(found: Calibration) -> bytes:
 
 def rebuild(settings: Settings, kb: KnowledgeBase, *, busy: bool) -> None:
     """Delete what was made and make it again from the files."""
-    own = kb.source == kb.uploads.resolve()
-    if kb.source is None or own:
-        return
     with st.popover(pick("重建", "Build anew"), icon=":material/autorenew:", disabled=busy):
         st.markdown(
             pick(
-                "删除索引并用现在的嵌入模型重新读一遍文件夹；原文件不受影响。",
-                "Delete the index and read the folder again with the present embedder; the files stay.",
+                "删除索引，用现在的嵌入模型把文件重新读一遍；文件不受影响。",
+                "Delete the index and read the files again with the present embedder; the files stay.",
             )
         )
         if st.button(pick("确认重建", "Build it anew"), type="primary", key="rebuild"):
             with frame.explained(settings):
-                source = str(kb.source)
-                wiring.open_or_create(settings, kb.name, rebuild=True)
-                begin_index(settings, kb.name, source)
+                begin_index(settings, kb.name, str(uploads.rebuild(settings, kb)))
                 st.rerun()
 
 
