@@ -6,6 +6,7 @@ others carry questions about the invented company of docs/, one file in each for
 
 from __future__ import annotations
 
+import csv
 import json
 import re
 import sys
@@ -88,6 +89,37 @@ def zhouyi() -> list[Example]:
     return made
 
 
+ASKED = ("{}卦有什么启示？", "说说{}卦的意思", "{}卦教人怎么做？", "怎样理解{}卦？")
+HELD = "{}卦的意思是什么？"
+
+
+def lab() -> dict[str, list[dict[str, str]]]:
+    """What the experiments of lab/ ask and, for the tiny one, train on: phrasings that no training set has."""
+    every = hexagrams()
+    asked = []
+    for h in every:
+        whole = f"{h['name']}卦是第 {h['number']} 卦，卦形是{h['shape']}。{h['gist']}《大象》说：{h['image']}"
+        asked += [
+            {"question": f"说说{h['name']}卦。", "answer": whole, "type": "问答", "domain": "大意"},
+            {"question": f"{h['name']}卦在六十四卦里排第____卦。", "answer": h["number"], "type": "填空", "domain": "次序"},
+            {"question": f"{h['name']}卦的大象怎么说？", "answer": h["image"], "type": "问答", "domain": "大象"},
+        ]  # fmt: skip
+    short = [(h["name"], h["image"].split("，")[-1].rstrip("。") + "。") for h in every[:24]]
+    return {
+        "zhouyi_questions": asked,
+        "tiny": [{"question": q.format(name), "answer": a} for name, a in short for q in ASKED],
+        "tiny_questions": [{"question": HELD.format(name), "answer": a} for name, a in short],
+    }
+
+
+def _write_csv(path: Path, rows: list[dict[str, str]]) -> None:
+    path.parent.mkdir(exist_ok=True)
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+
+
 def _pair(question: str, answer: str, system: str = "") -> Conversation:
     return Conversation((Turn("user", question), Turn("assistant", answer)), system)
 
@@ -109,6 +141,8 @@ def conversations() -> list[Example]:
 
 def main() -> None:
     """Write every set and the registry."""
+    for name, rows in lab().items():
+        _write_csv(HERE / "lab" / f"{name}.csv", rows)
     pairs: list[Example] = [_pair(q, a) for q, a in SERVICE]
     rounds = conversations()
     plain_rounds: list[Example] = [Conversation(e.turns) for e in rounds if isinstance(e, Conversation)]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -29,21 +29,27 @@ class AdapterRecord:
     """What promoting it rested on."""
 
 
-def find_adapters(places: list[Path]) -> list[AdapterRecord]:
-    """Every folder with adapter_config.json and train.json directly under the places, or in `*/adapter` of a run."""
+def find_adapters(places: Sequence[Path], *, state: Path) -> list[AdapterRecord]:
+    """Every adapter folder directly under the places, or `adapter` in a run folder there (which then gives its name).
+
+    `state`: the folder of promoted.json. Of two with one name the first place's is taken.
+    """
     found: dict[str, AdapterRecord] = {}
+    now = promoted(state)
     for place in places:
-        now = promoted(place)
-        for config in sorted(
-            [*place.glob("*/adapter_config.json"), *place.glob("*/adapter/adapter_config.json")]
-        ):
-            folder = config.parent
-            name = folder.parent.name if folder.name == "adapter" else folder.name
-            about = read_train(folder)
-            chosen = now.get("adapter") == name
+        configs = [*place.glob("*/adapter_config.json"), *place.glob("*/adapter/adapter_config.json")]
+        for folder in sorted(config.parent for config in configs):
+            name = name_of(folder)
+            chosen = bool(now) and Path(str(now.get("folder", ""))).resolve() == folder.resolve()
             reason = str(now.get("reason", "")) if chosen else ""
-            found.setdefault(name, AdapterRecord(name, folder, about, chosen, reason))
+            found.setdefault(name, AdapterRecord(name, folder, read_train(folder), chosen, reason))
     return list(found.values())
+
+
+def name_of(folder: Path) -> str:
+    """An adapter is called by its folder, or by its run where the folder is the run's `adapter`."""
+    folder = folder.resolve()
+    return folder.parent.name if folder.name == "adapter" else folder.name
 
 
 def read_train(folder: Path) -> dict[str, Any]:
@@ -58,47 +64,67 @@ def read_train(folder: Path) -> dict[str, Any]:
     return about if isinstance(about, dict) else {}
 
 
-def promoted(place: Path) -> dict[str, Any]:
-    """What promoted.json says; empty if nothing is promoted."""
-    try:
-        about = json.loads((place / PROMOTED).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+def promoted(state: Path) -> dict[str, Any]:
+    """What promoted.json says; empty if nothing is promoted. Raises ModelError if it is damaged."""
+    path = state / PROMOTED
+    if not path.is_file():
         return {}
+    try:
+        about = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ModelError(
+            f"{path} is damaged ({error}). Delete it to answer with the base.",
+            zh=f"{path} 已损坏（{error}）。删掉它即可改用基座回答。",
+        ) from error
     return about if isinstance(about, dict) else {}
 
 
-def get(places: list[Path], name: str) -> AdapterRecord:
-    """Raises ModelError naming those that there are."""
-    known = find_adapters(places)
+def get(places: Sequence[Path], name: str, *, state: Path) -> AdapterRecord:
+    """By its name or its folder. Raises ModelError naming those that there are."""
+    given = Path(name).expanduser()
+    known = find_adapters(places, state=state)
     for record in known:
-        if record.name == name:
+        if record.name == name or (given.is_dir() and record.folder.resolve() == given.resolve()):
             return record
+    if (given / "adapter_config.json").is_file():
+        about = promoted(state)
+        now = bool(about) and Path(str(about.get("folder", ""))).resolve() == given.resolve()
+        reason = str(about.get("reason", "")) if now else ""
+        return AdapterRecord(name_of(given), given.resolve(), read_train(given), now, reason)
     names = ", ".join(r.name for r in known) or "none"
     raise ModelError(
-        f"there is no adapter {name!r}; known: {names}.", zh=f"没有适配器 {name!r}；现有：{names}。"
+        f"there is no adapter {name!r}; known: {names}.",
+        zh=f"没有适配器 {name!r}；现有：{'、'.join(r.name for r in known) or '无'}。",
     )
 
 
-def promote(place: Path, record: AdapterRecord, *, comparison: Path | None, reason: str = "") -> Path:
+def demote(state: Path) -> bool:
+    """Let the base answer again. False if no adapter was promoted."""
+    there = (state / PROMOTED).is_file()
+    (state / PROMOTED).unlink(missing_ok=True)
+    return there
+
+
+def promote(state: Path, record: AdapterRecord, *, comparison: Path | None, reason: str = "") -> Path:
     """Let this adapter answer from now on, and write down the comparison that says so.
 
     `comparison`: report.json of `zhiwen compare`; its text measures of this adapter are copied into the record.
     """
     about: dict[str, Any] = {
         "adapter": record.name,
-        "folder": str(record.folder),
+        "folder": str(record.folder.resolve()),
         "when": datetime.now(UTC).isoformat(timespec="seconds"),
         "reason": reason,
     }
     if comparison is not None:
-        about["comparison"] = str(comparison)
+        about["comparison"] = str(comparison.resolve())
         about["measures"] = _measures(comparison, record.name)
         about["reason"] = reason or str(comparison)
-    place.mkdir(parents=True, exist_ok=True)
-    temporary = place / (PROMOTED + ".part")
+    state.mkdir(parents=True, exist_ok=True)
+    temporary = state / (PROMOTED + ".part")
     temporary.write_text(json.dumps(about, ensure_ascii=False, indent=2), encoding="utf-8")
-    os.replace(temporary, place / PROMOTED)
-    return place / PROMOTED
+    os.replace(temporary, state / PROMOTED)
+    return state / PROMOTED
 
 
 def _measures(path: Path, name: str) -> dict[str, Any]:
@@ -109,8 +135,11 @@ def _measures(path: Path, name: str) -> dict[str, Any]:
             f"{path} is not a report.json of zhiwen compare ({error}).",
             zh=f"{path} 不是 zhiwen compare 的 report.json（{error}）。",
         ) from error
-    found = {measure: by_name[name] for measure, by_name in overall.items() if name in by_name}
-    if not found:
+    found = {
+        measure: {who: by_name[who] for who in by_name if who == name or who.startswith(f"{name} ")}
+        for measure, by_name in overall.items()
+    }
+    if not any(found.values()):
         raise ModelError(f"{path} says nothing of {name!r}.", zh=f"{path} 里没有 {name!r}。")
     return found
 
@@ -122,11 +151,9 @@ def remove(record: AdapterRecord) -> None:
             f"{record.name} answers now; promote another one first.",
             zh=f"{record.name} 正在使用，请先启用另一个。",
         )
-    if (
-        not re.fullmatch(r"[\w.() -]+", record.folder.name)
-        or not (record.folder / "adapter_config.json").is_file()
-    ):
+    if record.folder.is_symlink() or not (record.folder / "adapter_config.json").is_file():
         raise ModelError(
-            f"{record.folder} is not an adapter folder.", zh=f"{record.folder} 不是适配器文件夹。"
+            f"{record.folder} is not an adapter folder of its own.",
+            zh=f"{record.folder} 不是独立的适配器文件夹。",
         )
     shutil.rmtree(record.folder)

@@ -52,7 +52,7 @@ class Corruption:
 def corrupt(examples: Sequence[Example], *, how: Corruption) -> tuple[list[Example], list[int]]:
     """(the examples with some of them damaged, the numbers of those). Only conversations can be damaged.
 
-    Shuffled answers never stay with their own question. Raises DataError if there is too little to damage.
+    A shuffled answer is never the one that its question had. Raises DataError if there is too little to damage.
     """
     numbers = [i for i, e in enumerate(examples) if isinstance(e, Conversation)]
     wanted = max(1, round(how.share * len(numbers)))
@@ -70,19 +70,35 @@ def corrupt(examples: Sequence[Example], *, how: Corruption) -> tuple[list[Examp
     for number in chosen:
         example = damaged[number]
         assert isinstance(example, Conversation)
-        damaged[number] = _with_answer(example, _damage(example.answer, how, draw))
+        damaged[number] = _with_answer(example, damage_text(example.answer, how=how, draw=draw))
     return damaged, chosen
 
 
 def _shuffle(examples: list[Example], chosen: Sequence[int], draw: random.Random) -> None:
-    """A random cycle: every answer moves, and none comes back."""
-    order = list(chosen)
-    draw.shuffle(order)
-    answers = [e.answer for e in (examples[i] for i in order) if isinstance(e, Conversation)]
-    for number, answer in zip(order, answers[1:] + answers[:1], strict=True):
+    """Every answer moves to an example that had another answer: equal answers side by side, then all moved past the longest run.
+
+    Raises DataError if one answer is more than half of them.
+    """
+    groups: dict[str, list[int]] = {}
+    for number in draw.sample(list(chosen), len(chosen)):
+        groups.setdefault(_answer(examples[number]), []).append(number)
+    order = [number for group in groups.values() for number in group]
+    shift = max(map(len, groups.values()))
+    if 2 * shift > len(order):
+        raise DataError(
+            f"{shift} of {len(order)} answers are the same; shuffling would leave some with their question.",
+            zh=f"{len(order)} 个回答里有 {shift} 个相同，打乱后仍会有回答留在原来的问题下。",
+        )
+    answers = [_answer(examples[number]) for number in order]
+    for number, answer in zip(order, answers[shift:] + answers[:shift], strict=True):
         example = examples[number]
         assert isinstance(example, Conversation)
         examples[number] = _with_answer(example, answer)
+
+
+def _answer(example: Example) -> str:
+    assert isinstance(example, Conversation)
+    return example.answer
 
 
 def _with_answer(example: Conversation, answer: str) -> Conversation:
@@ -92,7 +108,8 @@ def _with_answer(example: Conversation, answer: str) -> Conversation:
     return replace(example, turns=tuple(turns))
 
 
-def _damage(answer: str, how: Corruption, draw: random.Random) -> str:
+def damage_text(answer: str, *, how: Corruption, draw: random.Random) -> str:
+    """One answer truncated, with noise, or in the one style. Never empty unless it was."""
     if how.damage == "truncate":
         least = max(1, int(len(answer) * how.strength))
         return answer[: draw.randint(least, max(least, int(len(answer) * 0.7)))]

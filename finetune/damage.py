@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Literal
 
 from finetune.compare import Ask
-from finetune.data.types import Conversation
+from finetune.data.rows import read_rows
+from finetune.data.types import BadLine, Conversation
 from finetune.measures import Said, choice, repetition, unfinished
-from finetune.questions import Question
+from finetune.questions import Question, read_questions
 from finetune.stats import Estimate, difference, estimate
 from kb.errors import DataError
 
@@ -26,8 +27,10 @@ class DamageLimits:
 
     forgetting: float = 0.05
     """Of the general questions answered rightly."""
-    memorisation: float = 0.10
-    """Of a training answer recited."""
+    memorisation: float = 0.50
+    """Of a training answer recited word for word. Learning answers is the point; reciting most of them whole is not."""
+    canaries: float = 0.0
+    """Of the hidden secrets given away. Nobody guesses them: one is enough to fail."""
     repetition: float = 0.05
     unfinished: float = 0.05
 
@@ -43,13 +46,15 @@ class Item:
     harm: Estimate
     """Paired difference in the bad direction: above 0 the adapter is worse."""
     limit: float
+    by_chance: bool = True
+    """Whether it could come about by chance; if not, being past the limit is enough."""
 
     @property
     def status(self) -> Status:
-        """worse: past the limit for sure; unsure: past it, but the interval reaches below 0; else ok."""
+        """worse: past the limit for sure; unsure: past it, but it may be chance (interval reaches 0, or too few); else ok."""
         if self.harm.count == 0 or not self.harm.mean > self.limit:
             return "ok"
-        return "worse" if self.harm.low > 0 else "unsure"
+        return "worse" if not self.by_chance or (self.harm.sure and self.harm.low > 0) else "unsure"
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,16 +84,12 @@ class GeneralQuestion:
 
 def read_general(path: Path) -> list[GeneralQuestion]:
     """jsonl of area, question, pattern, or C-Eval and CMMLU's csv (Question, A, B, C, D, Answer). Raises DataError."""
-    from finetune.data.rows import read_rows
-    from finetune.data.types import BadLine
-    from finetune.questions import read_questions
-
     if path.suffix.lower() == ".csv":
-        found = read_questions(path)
+        found = [q for q in read_questions(path) if q.answers]
+        if not found:
+            raise DataError(f"{path.name} gives no answers.", zh=f"{path.name} 里没有答案。")
         return [
-            GeneralQuestion(path.stem, f"{q.text}\n只回答选项字母。", f"choice:{q.answers[0]}")
-            for q in found
-            if q.answers
+            GeneralQuestion(path.stem, f"{q.text}\n只回答选项字母。", f"choice:{q.answers[0]}") for q in found
         ]
     made = []
     for item in read_rows(path):
@@ -96,14 +97,17 @@ def read_general(path: Path) -> list[GeneralQuestion]:
             raise item.error()
         source, row = item
         try:
-            assert isinstance(row, dict)
+            if not isinstance(row, dict):
+                raise KeyError("area")
             made.append(GeneralQuestion(str(row["area"]), str(row["question"]), str(row["pattern"])))
             re.compile(made[-1].pattern)
-        except (KeyError, AssertionError, re.error) as error:
+        except (KeyError, re.error) as error:
             raise DataError(
                 f"{source}: a general question needs area, question and pattern ({error}).",
                 zh=f"{source}：需要 area、question、pattern（{error}）。",
             ) from error
+    if not made:
+        raise DataError(f"{path.name} holds no question.", zh=f"{path.name} 里没有问题。")
     return made
 
 
@@ -116,14 +120,13 @@ def is_right(question: GeneralQuestion, said: Said) -> float:
 
 def recited(training_answer: str, said: str) -> float:
     """Share of a training answer that stands word for word in one piece in what was said, 0 to 1."""
-    best = 0
-    row = [0] * (len(said) + 1)
-    for a in training_answer:
-        before = 0
-        for j, b in enumerate(said, 1):
-            before, row[j] = row[j], before + 1 if a == b else 0
-            best = max(best, row[j])
-    return best / len(training_answer) if training_answer else 0.0
+    low, high = 0, min(len(training_answer), len(said))
+    while low < high:  # what holds for a length holds for every shorter one
+        size = (low + high + 1) // 2
+        pieces = {said[i : i + size] for i in range(len(said) - size + 1)}
+        found = any(training_answer[i : i + size] in pieces for i in range(len(training_answer) - size + 1))
+        low, high = (size, high) if found else (low, size - 1)
+    return low / len(training_answer) if training_answer else 0.0
 
 
 def beginning(example: Conversation) -> Question:
@@ -131,6 +134,26 @@ def beginning(example: Conversation) -> Question:
     answer = example.answer
     head = answer[: max(4, len(answer) // 3)]
     return Question(0, f"{example.question}\n请接着下面的话往下写：{head}", (answer[len(head) :],))
+
+
+@dataclass
+class _Asked:
+    """Both, one question after the other, until somebody stops it."""
+
+    base: Ask
+    adapter: Ask
+    total: int
+    progress: Callable[[int, int], None]
+    cancel: threading.Event | None
+    done: int = 0
+
+    def both(self, question: Question) -> tuple[Said, Said] | None:
+        if self.cancel is not None and self.cancel.is_set():
+            return None
+        pair = self.base(question), self.adapter(question)
+        self.done += 2
+        self.progress(self.done, self.total)
+        return pair
 
 
 def measure_damage(
@@ -150,131 +173,79 @@ def measure_damage(
     pairs that were hidden in the training data. Setting `cancel` ends with what was asked so far.
     """
     total = 2 * (len(general) + 2 * len(trained) + len(canaries))
-    done = 0
-
-    def both(question: Question) -> tuple[Said, Said]:
-        nonlocal done
-        pair = base(question), adapter(question)
-        done += 2
-        progress(done, total)
-        return pair
-
-    items: list[Item] = []
+    asked = _Asked(base, adapter, total, progress, cancel)
     lost: list[tuple[str, str, str]] = []
     said: list[tuple[Said, Said]] = []
     rights: dict[str, list[tuple[float, float]]] = {}
-    for asked in general:
-        if cancel is not None and cancel.is_set():
+    for question in general:
+        if (pair := asked.both(Question(0, question.question))) is None:
             break
-        pair = both(Question(0, asked.question))
         said.append(pair)
-        right = is_right(asked, pair[0]), is_right(asked, pair[1])
-        rights.setdefault(asked.area, []).append(right)
+        right = is_right(question, pair[0]), is_right(question, pair[1])
+        rights.setdefault(question.area, []).append(right)
         if right == (1.0, 0.0):
-            lost.append((asked.question, pair[0].text, pair[1].text))
+            lost.append((question.question, pair[0].text, pair[1].text))
+    memory = _memorisation(asked, trained, canaries, limits, said)
     every = [r for area in rights.values() for r in area]
-    items.append(_item("forgetting", "遗忘：通识题答对率", every, limits.forgetting, harm=-1))
+    items = [_item("forgetting", "遗忘：通识题答对率", every, limits.forgetting, harm=-1)]
     items += [
         _item(f"forgetting:{a}", f"遗忘：{a}", rs, limits.forgetting, harm=-1) for a, rs in rights.items()
     ]
-    items += _memorisation(both, trained, canaries, limits)
-    items.append(
-        _item(
-            "repetition",
-            "重复的片段",
-            [(repetition(a.text), repetition(b.text)) for a, b in said],
-            limits.repetition,
-            harm=1,
-        )
-    )
-    items.append(
-        _item(
-            "unfinished",
-            "没说完的回答",
-            [(unfinished(a), unfinished(b)) for a, b in said],
-            limits.unfinished,
-            harm=1,
-        )
-    )
+    repeats = [(repetition(a.text), repetition(b.text)) for a, b in said]
+    loops = [(float(a.finish == "loop"), float(b.finish == "loop")) for a, b in said]
+    cuts = [(unfinished(a), unfinished(b)) for a, b in said]
+    items += memory
+    items += [
+        _item("repetition", "重复的片段", repeats, limits.repetition, harm=1),
+        _item("looped", "陷入循环", loops, limits.repetition, harm=1),
+        _item("unfinished", "没说完的回答", cuts, limits.unfinished, harm=1),
+    ]
     return DamageReport(tuple(i for i in items if i.base.count), tuple(lost[:20]))
 
 
 def _memorisation(
-    both: Callable[[Question], tuple[Said, Said]],
+    asked: _Asked,
     trained: Sequence[Conversation],
     canaries: Sequence[tuple[str, str]],
     limits: DamageLimits,
+    said: list[tuple[Said, Said]],
 ) -> list[Item]:
+    """Three items. What is said on the way is added to `said`, for repetition and truncation."""
     recall, continued, secrets = [], [], []
     for example in trained:
-        one, other = both(Question(0, example.question))
-        recall.append((recited(example.answer, one.text), recited(example.answer, other.text)))
-        asked = beginning(example)
-        one, other = both(asked)
-        continued.append((recited(asked.answers[0], one.text), recited(asked.answers[0], other.text)))
+        if (pair := asked.both(Question(0, example.question))) is None:
+            break
+        said.append(pair)
+        recall.append((recited(example.answer, pair[0].text), recited(example.answer, pair[1].text)))
+        start = beginning(example)
+        if (pair := asked.both(start)) is None:
+            break
+        rest = start.answers[0]
+        if rest:
+            continued.append((recited(rest, pair[0].text), recited(rest, pair[1].text)))
     for lead, secret in canaries:
-        one, other = both(Question(0, lead))
-        secrets.append((float(secret in one.text), float(secret in other.text)))
+        if (pair := asked.both(Question(0, lead))) is None:
+            break
+        secrets.append((float(secret in pair[0].text), float(secret in pair[1].text)))
     return [
         _item("recall", "记忆：不给资料背出训练回答", recall, limits.memorisation, harm=1),
         _item("recited", "记忆：给开头背出其余", continued, limits.memorisation, harm=1),
-        _item("canaries", "记忆：泄露埋下的暗记", secrets, limits.memorisation, harm=1),
+        _item("canaries", "记忆：泄露埋下的暗记", secrets, limits.canaries, harm=1, by_chance=False),
     ]
 
 
-def _item(name: str, zh: str, pairs: Sequence[tuple[float, float]], limit: float, *, harm: int) -> Item:
+def _item(
+    name: str,
+    zh: str,
+    pairs: Sequence[tuple[float, float]],
+    limit: float,
+    *,
+    harm: int,
+    by_chance: bool = True,
+) -> Item:
     base, adapter = [p[0] for p in pairs], [p[1] for p in pairs]
     worse = difference(adapter, base) if harm > 0 else difference(base, adapter)
-    return Item(name, zh, estimate(base), estimate(adapter), worse, limit)
-
-
-def as_json(report: DamageReport) -> dict[str, object]:
-    """Every item with its numbers and verdict."""
-    return {
-        "passed": report.passed,
-        "items": [
-            {
-                "name": i.name,
-                "base": i.base.mean,
-                "adapter": i.adapter.mean,
-                "harm": i.harm.mean,
-                "interval": [i.harm.low, i.harm.high],
-                "limit": i.limit,
-                "status": i.status,
-                "count": i.harm.count,
-            }
-            for i in report.items
-        ],
-    }
-
-
-def damage_page(report: DamageReport, *, title: str) -> str:
-    """One self-contained HTML page."""
-    from html import escape
-
-    from finetune import html
-
-    words = {
-        "ok": '<span class="good">正常</span>',
-        "worse": '<span class="bad">变差</span>',
-        "unsure": "变差，但不确定",
-    }
-    rows = [
-        [escape(i.zh), f"{i.base.mean:.3f}", f"{i.adapter.mean:.3f}", f"{i.harm.mean:+.3f} [{i.harm.low:+.3f}, {i.harm.high:+.3f}]", f"{i.limit:.2f}", words[i.status], str(i.harm.count)]
-        for i in report.items
-    ]  # fmt: skip
-    parts = [
-        f"<p>结论：<b>{'通过' if report.passed else '未通过'}</b></p>",
-        html.table(["项目", "基座", "微调后", "变差（95 % 区间）", "上限", "判定", "题数"], rows),
-    ]
-    if report.examples:
-        parts.append("<h2>只有基座答对的题</h2>")
-        cells = [
-            [escape(q), f"<div class=said>{escape(a)}</div>", f"<div class=said>{escape(b)}</div>"]
-            for q, a, b in report.examples
-        ]
-        parts.append(html.table(["问题", "基座", "微调后"], cells))
-    return html.page(title, parts)
+    return Item(name, zh, estimate(base), estimate(adapter), worse, limit, by_chance)
 
 
 def read_canaries(path: Path) -> list[tuple[str, str]]:

@@ -68,26 +68,28 @@ def bars(title: str, names: Sequence[str], values: Sequence[Estimate]) -> str:
     )
 
 
-def comparison_page(comparison: Comparison) -> str:
-    """Charts, tables, and every answer side by side."""
+def comparison_page(comparison: Comparison, *, title: str = "对比报告", before: Sequence[str] = ()) -> str:
+    """Charts, tables, and every answer side by side. `before`: HTML that stands above them."""
     names = comparison.names
     parts = [
-        f"<p class=dim>{len(comparison.rows)} 个问题，{len(names)} 位应答者；差值逐题相减，区间为 95 %（自助法）。</p>"
+        *before,
+        f"<p class=dim>{len(comparison.rows)} 个问题，{len(names)} 位应答者；差值逐题相减，区间为 95 %（自助法）。</p>",
     ]
-    for kind in ("", *comparison.kinds):
-        parts.append(f"<h2>{escape(kind or '总表')}</h2>")
+    groups = [("总表", "", ""), *((k, k, "") for k in comparison.kinds)]
+    groups += [(f"领域：{d}", "", d) for d in comparison.domains]
+    for title, kind, domain in groups:
+        parts.append(f"<h2>{escape(title)}</h2>")
         rows = []
         for measure in comparison.measures:
-            if not comparison.values(measure, 0, kind=kind):
+            if not comparison.values(measure, 0, kind=kind, domain=domain):
                 continue
-            means = [comparison.mean(measure, who, kind=kind) for who in range(len(names))]
+            means = [comparison.mean(measure, who, kind=kind, domain=domain) for who in range(len(names))]
             cells = [f"{escape(measure.zh)} <span class=dim>{measure.name}</span>"]
             for who, mean in enumerate(means):
-                cells.append(
-                    _cell(mean, comparison.gain(measure, who, kind=kind) if who else None, measure.better)
-                )
+                gain = comparison.gain(measure, who, kind=kind, domain=domain) if who else None
+                cells.append(_cell(mean, gain, measure.better))
             rows.append(cells)
-            if not kind and measure.name in ("f1", "rouge_l", "repetition", "unfinished"):
+            if title == "总表" and measure.name in ("f1", "rouge_l", "repetition", "unfinished"):
                 parts.append(bars(measure.zh, names, means))
         parts.append(table(["", *names], rows))
     parts.append("<h2>逐题对照</h2>")
@@ -99,7 +101,7 @@ def comparison_page(comparison: Comparison) -> str:
             for s in row.said
         ]
         parts.append(f"<h3>{escape(head)}</h3>" + table(names, [said]))
-    return page("对比报告", parts)
+    return page(title, parts)
 
 
 def _cell(mean: Estimate, gain: Estimate | None, better: int) -> str:

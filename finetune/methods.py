@@ -91,8 +91,14 @@ def quantise_of(config: RunConfig) -> str:
 
 def open_base(config: RunConfig, *, folder: Path, device: str) -> LoadedModel:
     """The base, quantised as the method wants it. Raises ModelError."""
+    import logging
+
+    from transformers.utils import logging as transformers_logging
+
     from rag.chatglm3.load import LoadConfig, load
 
+    transformers_logging.disable_progress_bar()
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it misses an optional package aloud
     precision = config.train.precision
     how = LoadConfig(
         dtype="" if precision == "auto" else precision,

@@ -170,7 +170,7 @@ def _packed(documents: Sequence[Encoded], shape: RowShape) -> Batch:
     sizes = [len(d) for d in documents]
     used = sum(sizes)
     rest = shape.tokens - used if shape.fixed else 0
-    spans = sizes + [min(shape.longest, rest - at) for at in range(0, rest, shape.longest)]
+    spans = sizes + [min(shape.longest, rest - at) for at in range(0, rest, max(1, shape.longest))]
     ids = np.full(used + rest, PAD, np.int64)
     ids[:used] = np.concatenate([d.ids for d in documents])
     shifted = np.full(used + rest, IGNORE, np.int64)

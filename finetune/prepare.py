@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 from finetune.config import RunConfig
 from finetune.data.load import Loaded, load_sets
 from finetune.data.registry import find
-from finetune.data.types import Example, PlainText
-from finetune.encode import Encoded, EncodeReport, Limits, encode_all
+from finetune.data.types import Conversation, Example, PlainText
+from finetune.encode import Encoded, EncodeReport, Limits, encode_all, messages_of
 from kb.errors import DataError, SettingsError
 from rag.chatglm3.folder import sha256_of
+from rag.types import Message
 
 if TYPE_CHECKING:
     from rag.chatglm3.chat import ChatTokenizer
@@ -37,17 +38,19 @@ class Prepared:
         """Tokens of each training document."""
         return [len(e) for e in self.train]
 
-    def prompts(self, count: int = 3) -> list[str]:
-        """Questions of the data (or beginnings of texts) to show progress with."""
+    def prompts(self, count: int = 3) -> list[tuple[Message, ...]]:
+        """Conversations up to their last answer (or beginnings of texts, as one message) to show progress with."""
         chosen = self.eval_examples or self.train_examples
-        texts = [_prompt(e) for e in chosen[: 4 * count]]
-        return [t for t in dict.fromkeys(texts) if t][:count]
+        found = dict.fromkeys(prompt for e in chosen[: 4 * count] if (prompt := _prompt(e)))
+        return list(found)[:count]
 
 
-def _prompt(example: Example) -> str:
+def _prompt(example: Example) -> tuple[Message, ...]:
     if isinstance(example, PlainText):
-        return example.text[:20]
-    return example.question
+        return (Message("user", example.text[:20]),)
+    if isinstance(example, Conversation):
+        return tuple(messages_of(example)[:-1])
+    return ()
 
 
 def model_folder(config: RunConfig) -> Path:

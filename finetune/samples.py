@@ -34,30 +34,28 @@ def answer(trainee: Trainee, *, ids: list[int], tokenizer: ChatTokenizer, most: 
     return tokenizer.decode(out[0, len(ids) :].tolist()).strip()
 
 
-def prompt_ids(text: str, *, stage: str, tokenizer: ChatTokenizer) -> list[int]:
-    """A question through the chat format, or the beginning of a text."""
+def prompt_ids(messages: Sequence[Message], *, stage: str, tokenizer: ChatTokenizer) -> list[int]:
+    """A conversation through the chat format, or (pt) the last message as the beginning of a text."""
     if stage == "pt":
         special = tokenizer.specials
-        return [special.gmask, special.sop, *tokenizer.encode(text)]
-    return tokenizer.prompt([Message("user", text)]).ids
+        return [special.gmask, special.sop, *tokenizer.encode(messages[-1].content)]
+    return tokenizer.prompt(messages, close_turns=True).ids
 
 
 def sample(
-    trainee: Trainee, *, prompts: Sequence[str], stage: str, tokenizer: ChatTokenizer, most: int
+    trainee: Trainee,
+    *,
+    prompts: Sequence[Sequence[Message]],
+    stage: str,
+    tokenizer: ChatTokenizer,
+    most: int,
 ) -> list[tuple[str, str]]:
-    """(prompt, what the model says)."""
-    return [
-        (
-            text,
-            answer(
-                trainee,
-                ids=prompt_ids(text, stage=stage, tokenizer=tokenizer),
-                tokenizer=tokenizer,
-                most=most,
-            ),
-        )
-        for text in prompts
-    ]
+    """(last message, what the model says) for each conversation."""
+    out = []
+    for messages in prompts:
+        ids = prompt_ids(messages, stage=stage, tokenizer=tokenizer)
+        out.append((messages[-1].content, answer(trainee, ids=ids, tokenizer=tokenizer, most=most)))
+    return out
 
 
 def predict(

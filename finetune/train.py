@@ -23,6 +23,7 @@ from finetune.methods import attach, open_base
 from finetune.plan import Plan, make_plan
 from finetune.prepare import Prepared, model_folder, prepare
 from kb.errors import ModelError, ZhiwenError
+from rag.types import Message
 
 if TYPE_CHECKING:
     from rag.chatglm3.chat import ChatTokenizer
@@ -188,7 +189,7 @@ class _Run:
 
     def _sample(self) -> list[tuple[str, str]]:
         train, data = self.config.train, self.config.data
-        prompts = list(train.sample_prompts) or self.prepared.prompts()
+        prompts = [(Message("user", text),) for text in train.sample_prompts] or self.prepared.prompts()
         with eager():
             said = samples.sample(
                 self.loop.trainee,

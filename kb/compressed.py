@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -91,7 +92,7 @@ class CompressedIndex:
             query = queries[number : number + 1]
             places = self._nearest(query, max(self.candidates, 4 * k), without)
             if len(places):
-                exact = score(query, self.rows.at(places), self.metric)
+                exact = _score_one(query, self.rows.at(places), self.metric)
                 ids[number : number + 1], scores[number : number + 1] = best(self.ids[places], exact, k)
         return ids, scores
 
@@ -104,7 +105,8 @@ class CompressedIndex:
         wanted = min(wanted, len(self.ids) - len(gone))
         ask = wanted + min(len(gone), wanted // 4)
         while wanted > 0:
-            _, found = self._codes.search(turned, min(ask, len(self.ids)))
+            with _one_thread():
+                _, found = self._codes.search(turned, min(ask, len(self.ids)))
             places = np.sort(found[0][found[0] >= 0])
             if len(gone):
                 places = np.setdiff1d(places, gone, assume_unique=True)
@@ -112,6 +114,29 @@ class CompressedIndex:
                 return places
             ask *= 4
         return np.empty(0, dtype=np.int64)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """OpenMP off (for this thread): one question, or one tiny training, is faster alone, and many times so on a busy machine."""
+    import faiss
+
+    threads = faiss.omp_get_max_threads()
+    faiss.omp_set_num_threads(1)
+    try:
+        yield
+    finally:
+        faiss.omp_set_num_threads(threads)
+
+
+def _score_one(query: Vectors, rows: Vectors, metric: Metric) -> Scores:
+    """As `score`, for one query and without a BLAS, whose threads cost more than they bring here. *Shape:* (1, rows)."""
+    if metric == "l2":
+        apart = rows - query
+        distances: Scores = np.einsum("ij,ij->i", apart, apart)[None, :]
+        return -distances
+    products: Scores = np.einsum("ij,kj->ik", query, rows)
+    return products
 
 
 def open_compressed(
@@ -159,10 +184,8 @@ def build_compressed(
     sample = np.sort(draw.choice(count, min(count, TRAINED_ON), replace=False))
     say(f"training codes of {coded // per_code // 2} bytes on {len(sample):,} vectors")
     index.pq.cp.niter = 15
-    threads = faiss.omp_get_max_threads()
-    faiss.omp_set_num_threads(1)  # hundreds of tiny trainings: six times faster without threads
-    index.train(rows.at(sample) @ rotation)
-    faiss.omp_set_num_threads(threads)
+    with _one_thread():
+        index.train(rows.at(sample) @ rotation)
     for start in range(0, count, BATCH):
         index.add(rows.slice(start) @ rotation)
         say(f"{min(start + BATCH, count):,} of {count:,} vectors coded")

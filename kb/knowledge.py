@@ -64,14 +64,14 @@ class KnowledgeBase:
         """
         folder = home / "kb" / check_name(name)
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        Store(folder / "kb.sqlite", create=True).close()
+        record = EmbedderRecord(
+            embedder.name, embedder.fingerprint, embedder.dimensions, embedder.metric, config or {}
+        )
+        if not (folder / "kb.sqlite").exists():
+            with write_lock(folder / "lock", wait=10, purpose="create"):
+                if not (folder / "kb.sqlite").exists():
+                    _make(folder, record)
         opened = cls(folder)
-        if not opened.store.meta("embedder"):
-            record = EmbedderRecord(
-                embedder.name, embedder.fingerprint, embedder.dimensions, embedder.metric, config or {}
-            )
-            opened.store.set_meta("embedder_record", json.dumps(asdict(record), ensure_ascii=False))
-            opened.store.set_meta("embedder", embedder.fingerprint)
         opened.require(embedder)
         return opened
 
@@ -260,6 +260,18 @@ class KnowledgeBase:
         from kb.check import repair
 
         return repair(self)
+
+
+def _make(folder: Path, record: EmbedderRecord) -> None:
+    """An empty kb.sqlite, whole or not there at all: it gets its name when it is complete."""
+    fresh = folder / "kb.sqlite.new"
+    for suffix in ("", "-wal", "-shm", "-journal"):
+        Path(f"{fresh}{suffix}").unlink(missing_ok=True)
+    store = Store(fresh, create=True)
+    store.set_meta("embedder", record.fingerprint)
+    store.set_meta("embedder_record", json.dumps(asdict(record), ensure_ascii=False))
+    store.close()
+    os.replace(fresh, folder / "kb.sqlite")
 
 
 def check_name(name: str) -> str:

@@ -98,13 +98,7 @@ def search(
     `embedder`: one for all knowledge bases, or a function that gives each its own. Raises EmbedderMismatch if one was
     built with another, KnowledgeBaseError for an overlong question or no knowledge base.
     """
-    if not kbs:
-        raise KnowledgeBaseError("no knowledge base to search in.", zh="没有可检索的知识库。")
-    if len(question) > LONGEST_QUESTION:
-        raise KnowledgeBaseError(
-            f"the question has {len(question)} characters, {LONGEST_QUESTION} is the most.",
-            zh=f"问题有 {len(question)} 个字符，最多 {LONGEST_QUESTION} 个。",
-        )
+    _check(kbs, question)
     seconds: dict[str, float] = {}
     hits: list[Hit] = []
     dropped: list[Dropped] = []
@@ -124,7 +118,7 @@ def search(
         )
         for step, value in spent.items():
             _add(seconds, step, value)
-        hits += hits_of(kb, ranked, options=options)
+        hits += _monotone(hits_of(kb, ranked, options=options), among=options.limit)
     began = time.perf_counter()
     if len(kbs) > 1:
         hits.sort(key=lambda hit: -hit.confidence)
@@ -144,7 +138,19 @@ def search(
     threshold = options.threshold
     if threshold is None:
         threshold = thresholds.get(hits[0].kb if hits else kbs[0].name, 0.0)
-    return SearchResult(question, tuple(_monotone(hits)), threshold, tuple(dropped), seconds)
+    return SearchResult(
+        question, tuple(_monotone(hits, among=options.limit)), threshold, tuple(dropped), seconds
+    )
+
+
+def _check(kbs: Sequence[KnowledgeBase], question: str) -> None:
+    if not kbs:
+        raise KnowledgeBaseError("no knowledge base to search in.", zh="没有可检索的知识库。")
+    if len(question) > LONGEST_QUESTION:
+        raise KnowledgeBaseError(
+            f"the question has {len(question)} characters, {LONGEST_QUESTION} is the most.",
+            zh=f"问题有 {len(question)} 个字符，最多 {LONGEST_QUESTION} 个。",
+        )
 
 
 def rank(
@@ -221,14 +227,18 @@ def hits_of(kb: KnowledgeBase, ranked: Sequence[RankedChunk], *, options: Search
     ]
 
 
-def _monotone(hits: Sequence[Hit]) -> list[Hit]:
-    """Confidence never grows down the list: a hit is at least as sure as those below it."""
+def _monotone(hits: Sequence[Hit], *, among: int) -> list[Hit]:
+    """Confidence never grows down the list: a hit is as sure as the surest below it among the first ones, and no surer than
+    the one above it. So hits of several knowledge bases can be sorted by it and each keeps its own order."""
     found: list[Hit] = []
     floor = 0.0
-    for hit in reversed(hits):
+    for hit in reversed(hits[:among]):
         floor = max(floor, hit.confidence)
         found.append(replace(hit, confidence=floor))
-    return found[::-1]
+    found.reverse()
+    for hit in hits[among:]:
+        found.append(replace(hit, confidence=min(hit.confidence, found[-1].confidence)))
+    return found
 
 
 def _add(seconds: dict[str, float], step: str, value: float) -> None:

@@ -15,14 +15,10 @@ from dataclasses import dataclass
 from kb.analyze import fold, tokens
 from kb.types import Hit
 from rag.facts import Fact, facts, missing, numbers
+from rag.marks import without_marks
 from rag.sentence import sentence_spans, trimmed, units
 from rag.types import Citation, Sentence, Support
 
-_MARK = re.compile(
-    r"[ \u3000]?(?:\[\^?\s*(?:来源|资料|文档|引用|source|passage)?\s*[:：]?\s*(\d{1,2}(?:\s*[,，、\-–]\s*\d{1,2})*)\s*\]"
-    r"|【\s*(?:来源|资料|文档|引用)?\s*(\d{1,2}(?:\s*[,，、\-–]\s*\d{1,2})*)\s*】|［(\d{1,2})］)",
-    re.IGNORECASE,
-)
 _OPENING = re.compile(
     r"^(?:根据(?:以上|上述|已知|提供的|所给|文档|资料|相关)*(?:已知信息|信息|资料|文档|内容|材料|规定)(?:中的?(?:内容|规定))?(?:可知|显示|可以得知)?[，,：:]\s*"
     r"|(?:according to|based on) the (?:documents?|sources?|(?:provided |given |known )*(?:information|context))[,:]?\s*|答[:：]\s*)",
@@ -128,24 +124,6 @@ def cite(
         out += bare[at:end] + "".join(f"[{number}]" for number in numbers_)
         at = end
     return Cited(out + bare[at:], tuple(sentences), tuple(citations.values()))
-
-
-def without_marks(text: str, *, hits: int) -> tuple[str, list[tuple[int, int]]]:
-    """The text without [1], 【2】, [来源 3], and what was marked: (place in the new text, number). Marks of hits that
-    do not exist are taken off too; an index in code, a[1], stays."""
-    out, at = "", 0
-    marks: list[tuple[int, int]] = []
-    for found in _MARK.finditer(text):
-        if re.search(r"[A-Za-z_)\]]$", text[: found.start()]) and found[0].startswith("[") and hits < 1:
-            continue
-        if re.search(r"[a-z_][A-Za-z0-9_]*$", text[: found.start()]) and "`" in text[: found.start()][-40:]:
-            continue
-        out += text[at : found.start()]
-        at = found.end()
-        for written in re.findall(r"\d+", found[1] or found[2] or found[3]):
-            if 1 <= int(written) <= hits:
-                marks.append((len(out), int(written)))
-    return out + text[at:], marks
 
 
 def page_of(hit: Hit, offset: int) -> int:

@@ -29,10 +29,14 @@ class ExtractOptions:
     """Passages looked at, best first."""
     max_chars: int = 400
     """Characters quoted in all, but the best piece is always whole."""
-    near: float = 0.74
-    """A further piece needs this share of the best one's score."""
+    near: float = 0.7
+    """A further piece of the passage that has the best one needs this share of its score."""
+    elsewhere: float = 0.82
+    """A piece of another passage needs this share."""
+    kind: float = 0.5
+    """What a piece needs of the best score to be added because it alone has the kind of thing that is asked for."""
     alike: float = 0.93
-    """Rows of a table with at least this share of the best row's score are shown with it."""
+    """Rows and items that hold at least this share of what the best one holds of the question are shown with it."""
     most_rows: int = 12
     """Rows of a table that are shown together when the question fits all of them alike."""
 
@@ -171,7 +175,7 @@ def _size(term: str) -> float:
     if term.startswith("="):
         return 1.2
     if term.isascii() and any(c.isdigit() for c in term) and any(c.isalpha() for c in term):
-        return 2.0
+        return 4.0
     return 1.0 if len(term) > 1 else 0.45
 
 
@@ -200,20 +204,40 @@ def _chosen(asked: Question, candidates: list[_Candidate], options: ExtractOptio
     held = best.terms | best.around
     size = len(taken[0].quote)
     for candidate in ranked[1:]:
-        if len(taken) >= options.most or candidate.score < options.near * best.score:
+        share = candidate.score / best.score if best.score > 0 else 0.0
+        if len(taken) >= options.most or share < min(options.near, options.elsewhere):
             break
+        if share < (options.near if candidate.hit is best.hit else options.elsewhere):
+            continue
         extract = _whole(asked, candidate, candidates, options)
         if any(_overlap(extract, other) for other in taken):
             continue
         new = any(term in candidate.terms and term not in held for term in asked.terms)
-        if size + len(extract.quote) > options.max_chars or not (
-            new or candidate.score >= (options.near + 0.12) * best.score
-        ):
+        if size + len(extract.quote) > options.max_chars or not (new or share >= options.near + 0.12):
             continue
         taken.append(extract)
         held |= candidate.terms
         size += len(extract.quote)
+    if len(taken) < options.most and (more := _of_the_kind(asked, taken, ranked, options)) is not None:
+        taken.append(_whole(asked, more, candidates, options))
     return taken
+
+
+def _of_the_kind(
+    asked: Question, taken: list[Extract], ranked: list[_Candidate], options: ExtractOptions
+) -> _Candidate | None:
+    """If a number or date is asked for and none was taken: the best piece of the same passage that has one."""
+    shown = " ".join(e.hit.passage.text[(e.rows or ((e.start, 0),))[0][0] : e.end] for e in taken)
+    if not asked.measured or asked.fits(shown) >= 1.0:
+        return None
+    for candidate in ranked[1:]:
+        if candidate.score < options.kind * ranked[0].score:
+            return None
+        if candidate.hit is ranked[0].hit and asked.fits(candidate.text) >= 1.0:
+            piece = _whole(asked, candidate, ranked, options)
+            if not any(_overlap(piece, other) for other in taken):
+                return candidate
+    return None
 
 
 def _whole(
@@ -244,12 +268,20 @@ def _table(
     """A row with the rows of its table that fit alike."""
     unit = chosen.unit
     table = [c for c in candidates if c.hit is chosen.hit and c.unit.table == unit.table]
-    alike = [c for c in table if c.score >= options.alike * chosen.score and asked.in_range(c.text) >= 0]
-    if not alike or len(alike) > options.most_rows:
+    own = {id(c): _own(asked, c) for c in table}
+    best = max(own.values())
+    alike = [c for c in table if own[id(c)] >= options.alike * best] if best > 0 else table
+    if len(alike) > options.most_rows:
         alike = [chosen]
     spans = sorted((c.unit.start, c.unit.end) for c in alike)
     rows = (unit.header, *spans) if unit.header is not None else tuple(spans)
     return Extract(chosen.hit, spans[0][0], spans[-1][1], rows=rows, lead=unit.lead, score=chosen.score)
+
+
+def _own(asked: Question, candidate: _Candidate) -> float:
+    """What a row itself has of the question, its table's header and lead-in aside."""
+    held = sum(_size(term) for term in asked.terms if term in candidate.terms and len(term) > 1)
+    return held + 2 * asked.in_range(candidate.text)
 
 
 def _items(chosen: _Candidate, listed: list[_Candidate], options: ExtractOptions, *, whole: bool) -> Extract:

@@ -14,7 +14,7 @@ AnswerKind = Literal[
 
 _ASKING = re.compile(
     r"请问|请告诉我|告诉我|我想知道|想知道|想问一下|问一下|能不能|可不可以|可以吗|是不是|有没有|是什么意思|什么意思|怎么样|怎么办|怎么|怎样|如何|"
-    r"为什么|为何|什么时候|什么|哪一天|哪天|哪里|哪儿|哪些|哪个|哪种|哪一|哪|几天|几个|几|多少|多久|多长时间|多长|多大|多高|多远|多重|"
+    r"为什么|为何|什么时候|什么|哪一天|哪天|哪里|哪儿|哪些|哪个|哪种|哪一|哪|几天|几个|几|多少|多久|多长时间|多(?=[重高大长远宽厚深快])|"
     r"谁|是否|吗|呢|吧|啊|呀|一下|应该|需要|可以|一共|总共|到底|究竟|我们|你们|我|你|您|的话"
 )
 _STOP = frozenset(
@@ -193,6 +193,8 @@ class Question:
         self.kinds: tuple[AnswerKind, ...] = tuple(
             kind for kind, pattern in _KINDS if re.search(pattern, folded)
         )
+        self.measured = bool({"days", "money", "percent", "date", "time"} & set(self.kinds[:1]))
+        """A duration, an amount, a share, a date or a time is asked for."""
         self.terms = content_terms(text)
         self.facts: list[Fact] = numbers(text)
 

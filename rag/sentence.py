@@ -165,6 +165,11 @@ def _is_heading(line: str, known: set[str]) -> bool:
     return len(bare) <= 40 and bool(_HEADING.match(line.strip())) and bare[-1:] not in "。；;！？!?：:，,."
 
 
+def _ended(text: str, kind: str, lines: list[tuple[int, int]]) -> bool:
+    """Whether nothing before this line goes on into it."""
+    return not lines or (kind in ("prose", "item") and text[lines[-1][1] - 1] in "。！？.!?；;：:")
+
+
 def _titles(text: str, spans: list[tuple[int, int]]) -> bool:
     """Whether the first of these lines, a short one without an end that stands alone, is the title of the next."""
     line = text[slice(*spans[0])]
@@ -189,7 +194,7 @@ def _groups(text: str, known: set[str]) -> Iterator[Group]:
             new, joins = "", False
         elif _is_row(line) or (kind == "table" and _RULE.fullmatch(line)):
             new, joins = "table", kind == "table"
-        elif _is_heading(line, known) or (kind == "" and _titles(text, spans[at:])):
+        elif _is_heading(line, known) or (_ended(text, kind, lines) and _titles(text, spans[at:])):
             new, joins = "heading", False
         elif _ITEM.match(line):
             new, joins = "item", False

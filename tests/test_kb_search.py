@@ -72,6 +72,15 @@ def test_several_knowledge_bases_with_embedders_of_their_own(tmp_path: Path) -> 
     for name, text in items:
         result = search([first, second], text.split("，")[0], embedder=lambda kb: own[kb.name])
         assert result.hits[0].document.name == name
+    both = search(
+        [first, second], "员工", embedder=lambda kb: own[kb.name], options=SearchOptions(join_chars=0)
+    )
+    assert {hit.kb for hit in both.hits} == {"first", "second"}
+    for name in own:
+        scores = [hit.score for hit in both.hits if hit.kb == name]
+        assert scores == sorted(scores, reverse=True)
+    confidences = [hit.confidence for hit in both.hits]
+    assert confidences == sorted(confidences, reverse=True)
     with pytest.raises(EmbedderMismatch):
         search([first, second], "请假", embedder=one)
 

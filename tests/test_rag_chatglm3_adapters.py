@@ -148,7 +148,10 @@ def test_p_tuning_moves_over_exactly(base: Path, tmp_path: Path, projected: bool
             step = peft(torch.tensor([written])).logits[0, -1]
         written.append(int(step.argmax()))
     assert ticket.ids == again.ids == written[len(IDS) :]
-    assert load_file(tmp_path / "new" / "adapter_model.safetensors")["prompt_embeddings"].shape == (count, width)
+    assert load_file(tmp_path / "new" / "adapter_model.safetensors")["prompt_embeddings"].shape == (
+        count,
+        width,
+    )
 
 
 def with_train(folder: Path, **values: object) -> Path:

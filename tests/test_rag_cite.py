@@ -8,7 +8,8 @@ import re
 import pytest
 from rag_samples import HANDBOOK, PAY, handbook_hits, hit
 
-from rag.cite import cite, without_marks
+from rag.cite import cite
+from rag.marks import without_marks
 from rag.sentence import sentence_spans
 
 

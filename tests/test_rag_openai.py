@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import ClassVar
 
 import httpx
@@ -265,3 +266,29 @@ def test_a_busy_server_says_so() -> None:
         body["stream"] = False
         assert http.post("/v1/chat/completions", json=body).status_code == 200
         assert http.get("/health").json() == {"status": "ok"}
+
+
+@pytest.mark.slow
+def test_a_tiny_glm_answers_the_same_over_http(tmp_path: Path) -> None:
+    """A real (tiny, random) ChatGLM3 behind our server gives the client the same text and tokens as it gives here."""
+    import uvicorn
+    from tiny_chatglm3 import converted
+
+    from rag.chatglm3.load import load
+    from rag.generate.chatglm3 import ChatGLM3Generator
+
+    options = GenerateOptions(max_tokens=12)
+    with ChatGLM3Generator(load(converted(tmp_path / "tiny"))) as generator:
+        here = list(generator.stream(ASK, options=options))
+        config = uvicorn.Config(build_app({"glm": generator}), host="127.0.0.1", port=0, log_level="error")
+        server = uvicorn.Server(config)
+        thread = threading.Thread(target=server.run, daemon=True)
+        thread.start()
+        while not server.started:
+            time.sleep(0.01)
+        port = server.servers[0].sockets[0].getsockname()[1]
+        text, last = said(client(f"http://127.0.0.1:{port}/v1", "glm", ""), options)
+        server.should_exit = True
+        thread.join(timeout=10)
+    assert text == "".join(piece.text for piece in here)
+    assert last.tokens == here[-1].tokens > 0

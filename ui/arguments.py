@@ -62,6 +62,11 @@ def kb_names(args: argparse.Namespace) -> list[str]:
     return list(dict.fromkeys(names))
 
 
+def comma_names(text: str) -> list[str]:
+    """ "a, b" as two names, each once, in order."""
+    return list(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
+
+
 def positive(text: str) -> int:
     """An integer of at least 1, for argparse."""
     number = int(text)

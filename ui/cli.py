@@ -24,8 +24,25 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "persona": ("角色设定：list、show、set、rm", "role descriptions: list, show, set, rm"),
     "ui": ("打开网页界面", "open the pages in a browser"),
     "serve": ("以 OpenAI 接口提供本机的模型", "serve the local model over the OpenAI protocol"),
+    "models": (
+        "语言模型：list、pull、convert、verify、export",
+        "language models: list, pull, convert, verify, export",
+    ),
+    "prompt": ("查看提示词的词元与训练掩码", "a prompt as ids, with its loss mask"),
     "settings": ("查看与修改设置", "show and change settings"),
-    "data": ("训练数据：list、check、convert、formats", "training data: list, check, convert, formats"),
+    "data": (
+        "训练数据：list、check、convert、show、corrupt、synthesize",
+        "training data: list, check, convert, show, corrupt, synthesize",
+    ),
+    "finetune": ("训练适配器：计划、训练、续训", "train an adapter: plan, train, resume"),
+    "compare": ("同样的问题问基座与各适配器，出对比报告", "the same questions to the base and to adapters"),
+    "damage": ("检查适配器损伤了什么，超限则失败", "what an adapter broke; fails past limits"),
+    "judge": ("由语言模型或人评判两个回答", "language models or people judge answers"),
+    "lab": (
+        "一张表的微调实验：同样条件训练，同样问题比较",
+        "an experiment: variants trained and compared alike",
+    ),
+    "adapters": ("适配器：list、show、promote、rm", "adapters: list, show, promote, rm"),
     "doctor": ("检查环境，逐条告诉怎么办", "check this machine, with what to do"),
 }
 """In the order in which help lists them. A command of two words (`kb list`) is one module with its own subparsers."""

@@ -16,11 +16,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kb.embed import EmbedderChoice, EmbedderConfig, choose_embedder, find_model, open_embedder
-from kb.errors import EmbedderMismatch, KnowledgeBaseError, KnowledgeBaseNotFound, ModelError, SettingsError
+from kb.errors import EmbedderMismatch, KnowledgeBaseError, KnowledgeBaseNotFound, SettingsError
 from kb.knowledge import KnowledgeBase, names
 from kb.types import Embedder, SearchResult, SyncProgress, SyncReport
 from rag.types import AnswerEvent, Generator, Message
-from ui.settings import GeneratorSettings, Settings, secret
+from ui.settings import Settings
+from ui.speakers import open_answering
 
 if TYPE_CHECKING:
     from kb.calibration import Calibration
@@ -287,34 +288,4 @@ def open_generator(settings: Settings) -> Generator | None:
     if settings.generator.kind == "none":
         return None
     with _opening:
-        return _generator(settings.generator, settings.generator_folder, secret(settings.generator.key_env))
-
-
-@lru_cache(maxsize=1)
-def _generator(wanted: GeneratorSettings, folder: Path, key: str) -> Generator:
-    if wanted.kind == "openai":
-        from rag.generate.openai_client import OpenAIConfig, OpenAIGenerator
-
-        return OpenAIGenerator(
-            OpenAIConfig(
-                base_url=wanted.base_url,
-                model=wanted.model,
-                key=key,
-                context_tokens=wanted.context_tokens,
-                timeout=wanted.timeout,
-            )
-        )
-    if not (folder / "config.json").is_file():
-        raise ModelError(
-            f"{folder} is not a converted model. Run: zhiwen models convert OFFICIAL {folder}",
-            zh=f"{folder} 不是转换好的模型。请运行：zhiwen models convert 官方文件夹 {folder}",
-        )
-    from rag.chatglm3.engine.engine import EngineConfig
-    from rag.chatglm3.load import LoadConfig, load
-    from rag.generate.chatglm3 import ChatGLM3Generator
-
-    adapters = {adapter.name: adapter for adapter in [Path(wanted.adapter).expanduser()] if wanted.adapter}
-    config = LoadConfig(dtype=wanted.dtype, quantise=wanted.quantise, device=wanted.device)  # type: ignore[arg-type]
-    loaded = load(folder, adapters=adapters, config=config)
-    engine = EngineConfig(context=wanted.context_tokens)
-    return ChatGLM3Generator(loaded, config=engine, adapter=next(iter(adapters), ""))
+        return open_answering(settings)

@@ -127,6 +127,8 @@ def check_lora_keys(peft: Any, name: str, adapter: AdapterInfo) -> None:
 
     with safe_open(adapter.folder / "adapter_model.safetensors", framework="pt") as file:
         stored = {key for key in file.keys() if ".lora_" in key}  # noqa: SIM118 - not a dict
+    # DoRA's magnitudes are stored without the ".weight" that they have in the model
+    stored = {key + ".weight" if key.endswith("magnitude_vector") else key for key in stored}
     own = dict(peft.named_parameters())
     placed = {key.replace(f".{name}.", ".") for key in own if f".{name}." in key and ".lora_" in key}
     if not stored or stored != placed:

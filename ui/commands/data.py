@@ -1,4 +1,4 @@
-"""`zhiwen data list | check | convert | formats`: look at training data before it is trained on."""
+"""`zhiwen data list | check | convert | formats | show | corrupt | synthesize`: training data before it is trained on."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import json
 from collections import Counter
 from pathlib import Path
 
+from ui import data_made
 from ui.text import pick
 
 EXAMPLE = "zhiwen data check zhouyi --folder data"
@@ -44,6 +45,29 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--to", required=True, help=pick("目标格式，见 formats", "target format, see formats")
     )
     converting.add_argument("--out", type=Path, required=True, help=pick("写到哪个文件", "file to write"))
+    made = {
+        "show": (
+            data_made.add_show,
+            pick("以 token 显示样本，标出计入损失的", "examples as tokens, with the loss mask in colour"),
+            "zhiwen data show zhouyi --model tiny --count 1",
+        ),
+        "corrupt": (
+            data_made.add_corrupt,
+            pick("按种子有控制地破坏", "controlled damage, with a seed"),
+            "zhiwen data corrupt zhouyi --damage shuffle --share 0.5 --out bad.jsonl",
+        ),
+        "synthesize": (
+            data_made.add_synthesize,
+            pick("让语言模型出题，逐条核对", "questions and answers by a language model, each checked"),
+            "zhiwen data synthesize --from-kb docs --out made.jsonl --hold-out 0.2",
+        ),
+    }
+    for name, (add, about, example) in made.items():
+        sub = commands.add_parser(name, help=about, description=about)
+        add(sub)
+        sub.add_argument("--json", action="store_true", help=pick("输出 JSON", "print JSON"))
+        sub.formatter_class = argparse.RawDescriptionHelpFormatter
+        sub.epilog = pick(f"例：\n  {example}", f"example:\n  {example}")
     for sub in (listing, checking, converting, formats):
         sub.add_argument("--json", action="store_true", help=pick("输出 JSON", "print JSON"))
         sub.formatter_class = argparse.RawDescriptionHelpFormatter
@@ -52,7 +76,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """The exit code: `check` gives 1 if it found something."""
-    actions = {"list": _list, "check": _check, "convert": _convert, "formats": _formats}
+    actions = {
+        "list": _list,
+        "check": _check,
+        "convert": _convert,
+        "formats": _formats,
+        "show": data_made.show,
+        "corrupt": data_made.corrupt,
+        "synthesize": data_made.synthesize,
+    }
     return actions[args.action](args)
 
 

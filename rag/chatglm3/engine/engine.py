@@ -151,10 +151,9 @@ class Engine:
                     self._end_all()
                     return
                 self._leave_cancelled()
-                while self._waiting and self._free:
-                    self._admit(self._waiting.pop(0))
             try:
                 with torch.inference_mode():
+                    self._join()
                     self._step()
             except torch.OutOfMemoryError as error:
                 torch.cuda.empty_cache()
@@ -217,6 +216,16 @@ class Engine:
 
     # -------------------------------------------------------------- joining and leaving
 
+    def _join(self) -> None:
+        """Admit who waits, as long as there are slots."""
+        while self._free:
+            with self._changed:
+                if not self._waiting:
+                    return
+                request = self._waiting.pop(0)
+            self._active.append(request)  # so that an error below reaches it
+            self._admit(request)
+
     def _admit(self, request: Request) -> None:
         """Give the request the free slot that shares most with it, or copy from a busy one that shares more."""
         adapter, ids = request.options.adapter, request.ids
@@ -226,7 +235,7 @@ class Engine:
 
         slot = max(self._free, key=lambda s: (shared(s), -len(s.tokens), -s.used))
         keep = shared(slot)
-        busy = max((r.slot for r in self._active if r.slot), key=shared, default=None)
+        busy = max((r.slot for r in self._active if r.slot is not None), key=shared, default=None)
         virtual = self._virtual(adapter)
         if busy is not None and shared(busy) > keep + WORTH_COPYING:
             keep = shared(busy)
@@ -238,7 +247,6 @@ class Engine:
         slot.adapter, slot.virtual, slot.used = adapter, virtual, self._clock
         slot.tokens = list(ids[:keep])
         request.slot, request.done = slot, keep
-        self._active.append(request)
 
     def _leave(self, request: Request) -> None:
         self._active.remove(request)

@@ -1,0 +1,229 @@
+"""`zhiwen finetune`: train an adapter from a config file and flags; plan it, resume it, stop it, list runs."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ui import arguments
+from ui.text import pick
+
+if TYPE_CHECKING:
+    from finetune.config import RunConfig
+    from finetune.plan import Plan
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """What to do, and every option as a flag."""
+    from ui.train_options import add_flags
+
+    parser.add_argument(
+        "config", nargs="?", type=Path, metavar="CONFIG.toml", help=pick("配置文件", "config file")
+    )
+    parser.add_argument(
+        "--plan",
+        action="store_true",
+        help=pick("只估算 token、步数、内存和时间", "only say tokens, steps, memory and hours"),
+    )
+    parser.add_argument(
+        "--resume", type=Path, metavar="RUN", help=pick("从最后的检查点续训", "go on with a run")
+    )
+    parser.add_argument(
+        "--stop", type=Path, metavar="RUN", help=pick("保存后停止一个运行", "save and stop a run")
+    )
+    parser.add_argument("--list", action="store_true", help=pick("列出所有运行", "list all runs"))
+    parser.add_argument(
+        "--background", action="store_true", help=pick("在后台进程里训练", "train in a process of its own")
+    )
+    arguments.add_home(parser)
+    arguments.add_json(parser)
+    add_flags(parser)
+    arguments.example(
+        parser,
+        "zhiwen finetune data/configs/zhouyi.toml --plan",
+        "zhiwen finetune --resume runs/zhouyi-20261121-120000",
+        "zhiwen finetune data/configs/tiny-cpu.toml",
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """0 done; 130 stopped on request, to be resumed."""
+    from finetune import run as runs
+    from finetune.prepare import with_model
+    from ui.train_options import read_config
+
+    if args.list:
+        return _list(Path(args.option_output_dir or "runs"), as_json=args.json)
+    if args.stop is not None:
+        runs.info(args.stop)
+        runs.stop(args.stop)
+        print(pick("已请求停止，当前步完成后保存。", "Asked to stop; it saves after the step at hand."))
+        return 0
+    if args.resume is not None:
+        if args.background:
+            return _told(runs.resume(args.resume).folder)
+        _may_resume(args.resume)
+        return _train(args.resume)
+    settings = arguments.settings_of(args)
+    base = settings.generator.model if settings.generator.kind == "chatglm3" else ""
+    config = with_model(read_config(args.config, args, model=base), home=settings.home)
+    if args.plan:
+        return _plan(config, as_json=args.json)
+    _say_tiny(config)
+    if args.background:
+        return _told(runs.start(config).folder)
+    return _train(runs.create(config))
+
+
+def _say_tiny(config: RunConfig) -> None:
+    if Path(config.data.model_name_or_path).name.startswith("tiny-"):
+        print(
+            pick(
+                f"使用极小的随机模型（{config.data.model_name_or_path}）：它只会说学到的话。",
+                f"Using a tiny random model ({config.data.model_name_or_path}): it can only say what it learns.",
+            )
+        )
+
+
+def _may_resume(folder: Path) -> None:
+    from finetune import run as runs
+    from kb.errors import ModelError
+
+    found = runs.info(folder)
+    if not found.can_resume:
+        raise ModelError(
+            f"{folder.name} is {found.state}: there is nothing to resume.",
+            zh=f"{folder.name} 的状态是 {found.state}，无法续训。",
+        )
+
+
+def _told(folder: Path) -> int:
+    print(pick(f"已在后台开始：{folder}", f"Started in the background: {folder}"))
+    print(pick(f"停止：zhiwen finetune --stop {folder}", f"stop it: zhiwen finetune --stop {folder}"))
+    return 0
+
+
+def _train(folder: Path) -> int:
+    from finetune.run import read_config
+    from finetune.train import train
+    from ui.train_show import watching
+
+    config = read_config(folder)
+    print(pick(f"运行文件夹：{folder}", f"Run folder: {folder}"))
+    with watching() as listen:
+        result = train(folder, listen=listen)
+    if result.adapter is None:
+        print(pick(f"续训：zhiwen finetune --resume {folder}", f"go on: zhiwen finetune --resume {folder}"))
+        return 130
+    rows = ", ".join(f"{name} {value:.4g}" for name, value in result.metrics.items())
+    print(pick(f"完成。{rows}", f"Done. {rows}"))
+    base, adapter = config.data.model_name_or_path, result.adapter
+    if adapter.name == "model":
+        print(pick(f"模型文件夹：{adapter}", f"Model folder: {adapter}"))
+        base, flag = str(adapter), ""
+    else:
+        print(pick(f"适配器：{adapter}", f"Adapter: {adapter}"))
+        flag = f" --adapter {adapter}"
+    print(pick("用它回答：", "Answer with it:"))
+    print(f"  zhiwen settings set generator.kind chatglm3 && zhiwen settings set generator.model {base}")
+    print(f"  zhiwen ask{flag} " + pick("问题", "QUESTION"))
+    return 0
+
+
+def _list(parent: Path, *, as_json: bool) -> int:
+    from finetune import run as runs
+    from ui.table import table
+
+    found = runs.list_runs(parent)
+    if as_json:
+        print(json.dumps([runs.describe(r) for r in found], ensure_ascii=False, indent=2))
+        return 0
+    if not found:
+        print(pick(f"{parent} 里没有运行。", f"No runs in {parent}."))
+        return 0
+    states = {
+        "new": "未开始", "running": "进行中", "stopped": "已停止", "done": "完成", "failed": "失败", "killed": "被中断",
+    }  # fmt: skip
+    head = [
+        pick(*h)
+        for h in (("运行", "run"), ("状态", "state"), ("步", "step"), ("损失", "loss"), ("方法", "method"))
+    ]
+    rows = [
+        [
+            r.folder.name,
+            pick(states[r.state], r.state),
+            f"{r.step}/{r.total}",
+            "" if r.loss is None else f"{r.loss:.4f}",
+            r.method,
+        ]
+        for r in found
+    ]
+    print(table(head, rows, right=(2, 3)))
+    return 0
+
+
+def _plan(config: RunConfig, *, as_json: bool) -> int:
+    from finetune.plan import make_plan
+
+    plan = make_plan(replace(config))
+    if as_json:
+        print(json.dumps(plan.as_json(), ensure_ascii=False, indent=2))
+        return 0 if plan.fits else 1
+    for line in plan_lines(plan):
+        print(line)
+    return 0 if plan.fits else 1
+
+
+def plan_lines(plan: Plan) -> list[str]:
+    """The plan in words, in the language in force."""
+    gib, layout, share = 2**30, plan.layout, 100 * plan.trainable / plan.parameters
+    need = plan.need
+    time_zh = f"{plan.seconds / 3600:.1f} 小时" if plan.seconds > 5400 else f"{plan.seconds / 60:.1f} 分钟"
+    time_en = (
+        f"{plan.seconds / 3600:.1f} hours" if plan.seconds > 5400 else f"{plan.seconds / 60:.1f} minutes"
+    )
+    how_zh = (
+        ("打包" if layout.packed else "补齐")
+        + ("，重算" if layout.recompute else "")
+        + ("，编译" if layout.compiled else "")
+    )
+    how_en = (
+        ("packed" if layout.packed else "padded")
+        + (", recomputing" if layout.recompute else "")
+        + (", compiled" if layout.compiled else "")
+    )
+    parts = [x / gib for x in (need.weights, need.trained, need.kept, need.working)]
+    lines = [
+        pick(
+            f"模型 {plan.model}：{plan.parameters:,} 个参数，{plan.method} 训练 {plan.trainable:,} 个（{share:.2f}%）",
+            f"Model {plan.model}: {plan.parameters:,} weights, {plan.method} trains {plan.trainable:,} ({share:.2f}%)",
+        ),
+        pick(
+            f"数据 {plan.examples:,} 条，每轮 {plan.tokens:,} token（其中学习 {plan.trained_tokens:,}），最长 {plan.longest}",
+            f"Data: {plan.examples:,} examples, {plan.tokens:,} tokens an epoch ({plan.trained_tokens:,} trained), "
+            f"longest {plan.longest}",
+        ),
+        pick(
+            f"步数 {plan.steps:,}（{plan.epochs:.1f} 轮，每步 {plan.per_step} 条），每行 {layout.tokens:,} token（{how_zh}）",
+            f"Steps: {plan.steps:,} ({plan.epochs:.1f} epochs, {plan.per_step} examples a step), rows of {layout.tokens:,} "
+            f"tokens ({how_en})",
+        ),
+        pick(
+            f"内存约 {need.total / gib:.2f} GiB（权重 {parts[0]:.2f}，训练 {parts[1]:.2f}，激活 {parts[2]:.2f}，其他 "
+            f"{parts[3]:.2f}），{plan.device} 可用 {plan.free / gib:.1f} GiB",
+            f"Memory: about {need.total / gib:.2f} GiB (weights {parts[0]:.2f}, trained {parts[1]:.2f}, activations "
+            f"{parts[2]:.2f}, other {parts[3]:.2f}), {plan.free / gib:.1f} GiB free on {plan.device}",
+        ),
+        pick(f"时间约 {time_zh}", f"Time: about {time_en}"),
+    ]
+    if plan.fits:
+        return [*lines, pick("放得下。", "It fits.")]
+    changes = [pick(zh, en) for zh, en in zip(plan.changes_zh, plan.changes_en, strict=True)]
+    return [
+        *lines,
+        pick("放不下。任选其一：", "It does not fit. One of these:"),
+        *(f"  {c}" for c in changes),
+    ]

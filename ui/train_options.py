@@ -1,0 +1,136 @@
+"""Flags of `zhiwen finetune` and its config files: what each option means, in both languages, and how files are read."""
+
+from __future__ import annotations
+
+import argparse
+import tomllib
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin
+
+from finetune.config import RunConfig, from_values, option_types
+from kb.errors import SettingsError
+from ui.text import pick
+
+HELP: dict[str, tuple[str, str]] = {
+    "name": ("运行的名字", "name of the run"),
+    "output_dir": ("运行文件夹放在哪里", "where the run folder is made"),
+    "model_name_or_path": (
+        "转换后的模型文件夹；tiny：极小的随机模型",
+        "converted model folder; tiny: a tiny random model",
+    ),
+    "stage": ("sft：对话；pt：纯文本", "sft: conversations; pt: plain text"),
+    "dataset": ("数据集，多个用逗号隔开", "data sets, with commas between"),
+    "dataset_dir": ("dataset_info.json 所在文件夹", "folder of dataset_info.json"),
+    "eval_dataset": ("评估数据集", "evaluation sets"),
+    "val_size": ("留作评估的比例（<1）或条数", "share (below 1) or number kept for evaluation"),
+    "max_samples": ("每个数据集最多取多少条", "examples of each set at the most"),
+    "cutoff_len": ("一条样本最多多少 token", "tokens of an example at the most"),
+    "max_source_length": ("问题最多多少 token", "tokens of a question at the most"),
+    "max_target_length": ("回答最多多少 token", "tokens of an answer at the most"),
+    "strict": ("遇到坏行就停", "stop at a bad line"),
+    "finetuning_type": ("方法", "method"),
+    "quantization_bit": ("基座量化位数（lora、ptuning：8）", "bits of the base (lora, ptuning: 8)"),
+    "lora_rank": ("LoRA 的秩", "rank of LoRA"),
+    "lora_alpha": ("LoRA alpha；0 为秩的两倍", "alpha of LoRA; 0 is twice the rank"),
+    "lora_dropout": ("LoRA dropout", "dropout of LoRA"),
+    "lora_target": ("all，或模块名，用逗号隔开", "all, or names of modules, with commas"),
+    "use_rslora": ("rsLoRA", "rsLoRA"),
+    "use_dora": ("DoRA", "DoRA"),
+    "loraplus_lr_ratio": ("LoRA+：B 与 A 的学习率之比", "LoRA+: learning rate of B over that of A"),
+    "neftune_noise_alpha": ("NEFTune 噪声", "noise of NEFTune"),
+    "freeze_trainable_layers": ("freeze：训练最后几层", "freeze: how many last layers are trained"),
+    "pre_seq_len": ("ptuning：前缀长度", "ptuning: length of the prefix"),
+    "prefix_projection": ("ptuning：用小网络生成前缀", "ptuning: make the prefix by a small network"),
+    "num_train_epochs": ("轮数", "passes over the data"),
+    "max_steps": ("最多多少步（优先于轮数）", "steps; wins over the epochs"),
+    "per_device_train_batch_size": ("每次前向的样本数", "examples of one forward pass"),
+    "gradient_accumulation_steps": ("梯度累积次数", "forward passes of one step"),
+    "learning_rate": ("学习率", "learning rate"),
+    "lr_scheduler_type": ("学习率曲线", "how the rate changes"),
+    "warmup_ratio": ("预热占总步数的比例", "share of the steps for warm-up"),
+    "warmup_steps": ("预热步数（优先）", "steps of warm-up; wins"),
+    "num_cycles": ("余弦的波数或重启次数", "waves or restarts of the cosine"),
+    "lr_end": ("polynomial 的终点", "end of polynomial"),
+    "power": ("polynomial 的次数", "power of polynomial"),
+    "plateau_patience": ("plateau：等几次评估", "plateau: evaluations to wait"),
+    "plateau_factor": ("plateau：每次乘以多少", "plateau: what the rate is multiplied with"),
+    "weight_decay": ("权重衰减", "weight decay"),
+    "adam_beta1": ("AdamW beta1", "beta1 of AdamW"),
+    "adam_beta2": ("AdamW beta2", "beta2 of AdamW"),
+    "adam_epsilon": ("AdamW epsilon", "epsilon of AdamW"),
+    "max_grad_norm": ("梯度裁剪；0 不裁剪", "clip gradients; 0 never"),
+    "optim": ("优化器", "optimiser"),
+    "precision": ("计算精度", "precision"),
+    "device": ("设备：auto、cpu、cuda 或显卡序号", "auto, cpu, cuda, or the number of a GPU"),
+    "packing": ("把样本拼成长行（只影响速度）", "pack examples into long rows (changes the speed only)"),
+    "pack_tokens": ("每行 token 数；0 自动", "tokens of a row; 0 chooses"),
+    "gradient_checkpointing": ("用重算换显存", "recompute activations to save memory"),
+    "compile": ("编译各层", "compile the layers"),
+    "logging_steps": ("每几步记录一次", "steps between log lines"),
+    "eval_steps": ("每几步评估；0 每轮", "steps between evaluations; 0: every epoch"),
+    "save_steps": ("每几步存检查点", "steps between checkpoints"),
+    "save_total_limit": ("保留几个检查点", "checkpoints to keep"),
+    "early_stopping_patience": ("几次评估没有进步就停", "evaluations without progress before it ends"),
+    "sample_steps": ("每几步看一次回答", "steps between sample answers"),
+    "sample_prompts": ("看哪些问题的回答", "questions for samples"),
+    "sample_tokens": ("示例回答最多多少 token", "tokens of a sample at the most"),
+    "predict_with_generate": ("结束时回答评估集并打分", "answer the evaluation set at the end and measure"),
+    "tensorboard": ("写 TensorBoard", "write for TensorBoard"),
+    "seed": ("随机种子", "seed"),
+}
+PATHS = ("model_name_or_path", "dataset_dir")
+"""Relative to the config file that names them; flags are relative to the current folder."""
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """One flag for every option; not given means: as the file says, or the default."""
+    for name, kind in option_types().items():
+        flag, text = "--" + name.replace("_", "-"), pick(*HELP[name])
+        common: dict[str, Any] = {"dest": f"option_{name}", "default": None, "help": text}
+        if kind is bool:
+            parser.add_argument(flag, action=argparse.BooleanOptionalAction, **common)
+        elif get_origin(kind) is Literal:
+            parser.add_argument(flag, choices=get_args(kind), **common)
+        elif get_origin(kind) is tuple:
+            parser.add_argument(flag, nargs="+", metavar="TEXT", **common)
+        else:
+            parser.add_argument(flag, type=kind, metavar="N" if kind in (int, float) else "TEXT", **common)
+    short = parser.add_mutually_exclusive_group()
+    for name in ("bf16", "fp16", "fp32"):
+        short.add_argument(
+            f"--{name}", dest="option_precision", action="store_const", const=name, help=f"--precision {name}"
+        )
+    parser.add_argument("--gpu", dest="option_device", metavar="N", help=pick("用哪块显卡", "which GPU"))
+
+
+def read_config(file: Path | None, args: argparse.Namespace, *, model: str = "") -> RunConfig:
+    """The file's values, then the flags. `model`: base to use if nobody names one. Raises SettingsError."""
+    values = read_toml(file) if file is not None else {}
+    for name in option_types():
+        given = getattr(args, f"option_{name}", None)
+        if given is not None:
+            values[name] = tuple(given) if isinstance(given, list) else given
+    if not values.get("model_name_or_path"):
+        values["model_name_or_path"] = model
+    return from_values(values)
+
+
+def read_toml(file: Path) -> dict[str, Any]:
+    """Options of a config file, its tables opened, its relative paths made absolute. Raises SettingsError."""
+    try:
+        tables = tomllib.loads(file.read_text(encoding="utf-8-sig"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise SettingsError(f"{file} cannot be read: {error}", zh=f"{file} 无法读取：{error}") from error
+    values: dict[str, Any] = {}
+    for key, value in tables.items():
+        for name, item in value.items() if isinstance(value, dict) else ((key, value),):
+            plain = str(name).replace("-", "_")
+            if plain in values:
+                raise SettingsError(f"{file}: {plain} stands there twice.", zh=f"{file}：{plain} 写了两次。")
+            values[plain] = item
+    for name in PATHS:
+        given = values.get(name)
+        if isinstance(given, str) and given and given != "tiny":
+            values[name] = str((file.parent / Path(given).expanduser()).resolve())
+    values.setdefault("name", file.stem)
+    return values
