@@ -81,7 +81,6 @@ def _write(history: History, live: LiveAnswer, begin: Begin) -> None:
             zh="回答时出错，详情在运行 zhiwen ui 的终端里。",
             en="Answering failed; the terminal that runs zhiwen ui says why.",
         )
-        raise
     finally:
         live.done.set()
 

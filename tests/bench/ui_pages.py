@@ -89,6 +89,23 @@ def switches(home: Path, opened: Any, *, rounds: int) -> dict[str, list[float]]:
     return found
 
 
+def on_the_server(home: Path) -> dict[str, float]:
+    """Page -> median milliseconds that its script takes, without network and browser."""
+    os.environ["ZHIWEN_HOME"] = str(home)
+    from tests.test_ui_app import show
+
+    found = {}
+    for name in ("ask", "knowledge", "settings"):
+        page = show(name).run()
+        taken = []
+        for _ in range(9):
+            began = time.perf_counter()
+            page.run()
+            taken.append((time.perf_counter() - began) * 1000)
+        found[name] = statistics.median(taken)
+    return found
+
+
 def main() -> None:
     """Measure and write."""
     parser = argparse.ArgumentParser()
@@ -105,12 +122,14 @@ def main() -> None:
             shutil.copytree(home / "kb" / "kb-00", home / "kb" / f"kb-{number:02d}")
         full = [first_page(home, opened) for _ in range(3)]
         found = switches(home, opened, rounds=args.rounds)
+        server = on_the_server(home)
     result = {
         "at": datetime.now(UTC).isoformat(timespec="seconds"),
         "machine": {"cores": os.cpu_count(), "processor": platform.machine(), "load": os.getloadavg()[0]},
         "kbs": args.kbs,
         "documents": args.documents,
         "first_page_seconds": {"empty": empty, "full": full},
+        "server_ms": server,
         "switch_ms": {name: {"median": statistics.median(v), "most": max(v), "all": v} for name, v in found.items()},
     }  # fmt: skip
     RESULTS.mkdir(exist_ok=True)

@@ -18,6 +18,9 @@ from ui.reasons import problem_words
 from ui.settings import Settings
 from ui.text import pick
 
+USUAL_COSINE = 0.4
+"""Dense score at which the picture of the calibration is drawn."""
+
 
 def show_care(settings: Settings, kb: KnowledgeBase, *, busy: bool) -> None:
     """Everything, one under the other."""
@@ -83,11 +86,17 @@ def show_calibration(found: Calibration) -> None:
             )
         )
     right.image(picture(found), width="stretch")
+    right.caption(
+        pick(
+            "横轴：段落里有问题中的多少词；纵轴：可信度；红虚线以下拒答。三条线是字词匹配的三种强弱。",
+            "Across: how much of the question's words a passage holds; up: confidence; below the red line it refuses.",
+        )
+    )
 
 
 @lru_cache(maxsize=64)
 def picture(found: Calibration) -> bytes:
-    """PNG: confidence over the share of the question that is held, at three distances of the dense leg."""
+    """PNG: confidence over the share of the question's terms that a passage holds, at three strengths of the word match."""
     import io
 
     import numpy as np
@@ -98,10 +107,10 @@ def picture(found: Calibration) -> bytes:
     figure = Figure(figsize=(6, 2.8), dpi=110, layout="constrained")
     axes = figure.add_subplot()
     shares = np.linspace(0, 1, 101, dtype=np.float32)
-    for z, colour in ((0.0, "#b9cfc7"), (2.0, "#6fa08f"), (5.0, "#2f6f5e")):
-        level, none = np.full_like(shares, z), np.zeros_like(shares)
-        evidence = Evidence(np.arange(101), none, level, none, 0.0, shares)
-        axes.plot(shares, found.confidence(evidence), color=colour, label=f"dense z = {z:g}")
+    none, near = np.zeros_like(shares), np.full_like(shares, USUAL_COSINE)
+    for words, colour in ((0.0, "#b9cfc7"), (0.3, "#6fa08f"), (0.6, "#2f6f5e")):
+        evidence = Evidence(np.arange(101), near, none, np.full_like(shares, words), 1.0, shares)
+        axes.plot(shares, found.confidence(evidence), color=colour, label=f"word match {words:g}")
     axes.axhline(found.threshold, color="#c0392b", linestyle="--", label=f"threshold {found.threshold:.2f}")
     axes.set(
         xlabel="share of the question's terms in the passage",
