@@ -51,7 +51,7 @@ def show_documents(settings: Settings, kb: KnowledgeBase, *, busy: bool) -> None
         height=min(440, 38 + 35 * len(documents)),
         column_config={
             "": st.column_config.TextColumn(width=30),
-            pick("文件", "file"): st.column_config.TextColumn(width="large"),
+            pick("文件", "file"): st.column_config.TextColumn(width="medium"),
             **dict.fromkeys(
                 (pick("页", "pages"), pick("段落", "passages"), "KB"), st.column_config.Column(width=60)
             ),
