@@ -114,11 +114,17 @@ def ask(page: Any, question: str) -> None:
     field.press("Enter")
 
 
-def answers(page: Any, count: int) -> list[str]:
-    """The texts of the answers once `count` of them are finished."""
-    page.get_by_role("button", name="回答过程").nth(count - 1).wait_for()
+def settled(page: Any) -> None:
+    """Wait until the page's script has run to its end."""
+    page.wait_for_timeout(300)
     page.wait_for_function(
         "() => !document.querySelector('[data-testid=stApp][data-test-script-state=running]')"
     )
+
+
+def answers(page: Any, count: int) -> list[str]:
+    """The texts of the answers once `count` of them are finished."""
+    page.get_by_role("button", name="回答过程").nth(count - 1).wait_for()
+    settled(page)
     messages = page.locator("[data-testid=stChatMessage]")
     return [messages.nth(i).inner_text() for i in range(1, 2 * count, 2)]

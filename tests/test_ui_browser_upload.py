@@ -55,8 +55,8 @@ def test_uploads_become_a_knowledge_base_that_answers(server: Server, opened: An
     page.get_by_text("文档", exact=True).first.click()
     page.get_by_text("3 个文档").wait_for()
     page.get_by_role("link", name="问答").click()
-    ask(page, "入职满五年的员工年休假有几天？")
-    assert "11 天" in answers(page, 1)[0]
+    ask(page, "病假须提供几级医院开具的诊断证明？")
+    assert "二级以上医院" in answers(page, 1)[0]
     ask(page, "门店值班电话是多少？")
     assert "六二零七" in answers(page, 2)[1], "the GBK file was read as it was written"
     page.get_by_role("button", name="员工手册.pdf").first.click()

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import streamlit as st
 
-from ui.pages import ask, frame, knowledge, settings, warm
+from ui.pages import ask, finetune, frame, knowledge, settings, warm
 from ui.text import pick
 
 
@@ -32,13 +32,17 @@ PAGES = (
     PageEntry(
         "knowledge", "知识库", "Knowledge bases", ":material/library_books:", knowledge.page, wide=True
     ),
-    # fine-tuning and comparing come here
+    PageEntry("finetune", "微调", "Fine-tune", ":material/model_training:", finetune.page, wide=True),
     PageEntry("settings", "设置与检查", "Settings and checks", ":material/tune:", settings.page),
 )
 
 
 def main() -> None:
-    """Run the page that is asked for."""
+    """Run the page that is asked for.
+
+    The side bar's links are made by hand: an icon in `st.Page` becomes the tab's icon, which browsers are told to fetch from
+    another machine.
+    """
     warm.warm_up()
     found, _ = frame.current_settings()
     frame.begin_language(found)
@@ -46,14 +50,13 @@ def main() -> None:
         entry.name: st.Page(
             entry.show,
             title=pick(entry.zh, entry.en),
-            icon=entry.icon,
             url_path=entry.name,
             default=entry is PAGES[0],
         )
         for entry in PAGES
     }
     st.session_state["page_of"] = made
-    chosen = st.navigation(list(made.values()))
+    chosen = st.navigation(list(made.values()), position="hidden")
     wide = next(entry.wide for entry in PAGES if made[entry.name] == chosen)
     st.set_page_config(
         page_title=f"{chosen.title} · {pick('知问', 'zhiwen')}",
@@ -61,6 +64,8 @@ def main() -> None:
         layout="wide" if wide else "centered",
     )
     st.logo(ICON, size="large")
+    for entry in PAGES:
+        st.sidebar.page_link(made[entry.name], icon=entry.icon)
     frame.language_switch()
     frame.say_now()
     chosen.run()

@@ -1,6 +1,6 @@
 """The part of `ui.wiring` that opens language models: the one that answers, and several adapters side by side.
 
-Models are kept for the life of the process, one for each way of opening them.
+Servers are kept for the life of the process; of the models of this machine one at a time is (see `ui.held`).
 """
 
 from __future__ import annotations
@@ -15,10 +15,12 @@ from typing import TYPE_CHECKING
 
 from kb.errors import ModelError, SettingsError
 from rag.types import Generator
+from ui import held
 from ui.settings import GeneratorSettings, Settings, secret
 
 if TYPE_CHECKING:
     from finetune.adapters import AdapterRecord
+    from rag.generate.chatglm3 import ChatGLM3Generator
 
 BASE = "base"
 """What the model without an adapter is called in a comparison."""
@@ -53,10 +55,13 @@ def find_adapter(settings: Settings, name: str) -> AdapterRecord:
 
 
 def answering_adapter(settings: Settings) -> tuple[str, Path] | None:
-    """(name, folder) of what [generator] adapter or --adapter says, else of the promoted one; None: the base answers."""
+    """(name, folder) of what [generator] adapter or --adapter says, else of the promoted one; None: the base answers.
+
+    The name "base" chooses the base whatever is promoted.
+    """
     from finetune.adapters import promoted
 
-    if settings.generator.kind != "chatglm3":
+    if settings.generator.kind != "chatglm3" or settings.generator.adapter == BASE:
         return None
     if settings.generator.adapter:
         record = find_adapter(settings, settings.generator.adapter)
@@ -76,15 +81,13 @@ def answering_adapter(settings: Settings) -> tuple[str, Path] | None:
 
 def open_answering(settings: Settings) -> Generator:
     """The generator that answers people. Raises SettingsError, ModelError or GenerationError."""
+    wanted = settings.generator
+    if wanted.kind == "openai":
+        return _server(wanted, secret(wanted.key_env))
     chosen = answering_adapter(settings)
-    key = secret(settings.generator.key_env)
-    return _open(
-        replace(settings.generator, adapter=""),
-        settings.generator_folder,
-        key,
-        (chosen,) if chosen else (),
-        chosen[0] if chosen else "",
-    )
+    adapters = {held.key_of(chosen[0]): chosen[1]} if chosen else {}
+    found = held.take(wanted, settings.generator_folder, adapters=adapters)
+    return held.Voice(found.generator, next(iter(adapters), ""))
 
 
 def open_speakers(settings: Settings, names: Sequence[str]) -> list[Speaker]:
@@ -93,32 +96,28 @@ def open_speakers(settings: Settings, names: Sequence[str]) -> list[Speaker]:
     Raises SettingsError if no language model is set, ModelError for an adapter that is not there or does not fit.
     """
     wanted = settings.generator
-    key = secret(wanted.key_env)
     if wanted.kind == "none":
         raise SettingsError(
             "this needs a language model, and none is set. See: zhiwen settings set generator.kind chatglm3",
             zh="这需要语言模型，目前没有配置。请看：zhiwen settings set generator.kind chatglm3",
         )
     if wanted.kind == "openai":
+        key = secret(wanted.key_env)
         models = {BASE: wanted.model} | {name: name for name in names}
         return [
-            Speaker(
-                name,
-                _open(replace(wanted, model=model), Path(), key, (), ""),
-                "",
-                f"{wanted.base_url} {model}",
-            )
+            Speaker(name, _server(replace(wanted, model=model), key), "", f"{wanted.base_url} {model}")
             for name, model in models.items()
         ]
     records = [find_adapter(settings, name) for name in names]
-    adapters = tuple((record.name, record.folder) for record in records)
-    if len(dict(adapters)) < len(adapters):
+    adapters = {held.key_of(record.name): record.folder for record in records}
+    if len(adapters) < len(records):
         raise ModelError("an adapter is named twice.", zh="有适配器写了两次。")
-    generator = _open(replace(wanted, adapter=""), settings.generator_folder, key, adapters, "")
-    about = {BASE: ""} | {record.name: record.name for record in records}
-    versions = {BASE: _version(wanted, settings.generator_folder, None)}
-    versions |= {r.name: _version(wanted, settings.generator_folder, r.folder) for r in records}
-    return [Speaker(name, generator, adapter, versions[name]) for name, adapter in about.items()]
+    generator = held.take(wanted, settings.generator_folder, adapters=adapters).generator
+    speakers = [Speaker(BASE, generator, "", _version(wanted, settings.generator_folder, None))]
+    for record in records:
+        version = _version(wanted, settings.generator_folder, record.folder)
+        speakers.append(Speaker(record.name, generator, held.key_of(record.name), version))
+    return speakers
 
 
 def _version(wanted: GeneratorSettings, folder: Path, adapter: Path | None) -> str:
@@ -132,27 +131,23 @@ def _version(wanted: GeneratorSettings, folder: Path, adapter: Path | None) -> s
 
 
 @lru_cache(maxsize=8)
-def _open(
-    wanted: GeneratorSettings, folder: Path, key: str, adapters: tuple[tuple[str, Path], ...], default: str
-) -> Generator:
-    if wanted.kind == "openai":
-        from rag.generate.openai_client import OpenAIConfig, OpenAIGenerator
+def _server(wanted: GeneratorSettings, key: str) -> Generator:
+    from rag.generate.openai_client import OpenAIConfig, OpenAIGenerator
 
-        return OpenAIGenerator(
-            OpenAIConfig(
-                base_url=wanted.base_url,
-                model=wanted.model,
-                key=key,
-                context_tokens=wanted.context_tokens,
-                timeout=wanted.timeout,
-            )
+    return OpenAIGenerator(
+        OpenAIConfig(
+            base_url=wanted.base_url,
+            model=wanted.model,
+            key=key,
+            context_tokens=wanted.context_tokens,
+            timeout=wanted.timeout,
         )
-    return open_model(folder, dict(adapters), wanted, default=default)
+    )
 
 
 def open_model(
     folder: Path, adapters: Mapping[str, Path], wanted: GeneratorSettings, *, default: str = ""
-) -> Generator:
+) -> ChatGLM3Generator:
     """A ChatGLM3 of this machine with its adapters, not kept: whoever opens it closes it. Raises ModelError."""
     if not (folder / "config.json").is_file():
         raise ModelError(

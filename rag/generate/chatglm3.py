@@ -24,15 +24,15 @@ class ChatGLM3Generator:
         """`adapter`: answers with it where the options name none."""
         self.engine = Engine(loaded, config=config)
         self.adapter = adapter or loaded.merged
-        self._loaded = loaded
+        self.loaded = loaded
         assert loaded.tokenizer is not None  # the engine has checked
         self._tokenizer = loaded.tokenizer
 
     @property
     def name(self) -> str:
         """Such as "chatglm3-6b (nf4) + zhouyi"."""
-        plain = not self.adapter or self.adapter == self._loaded.merged
-        return self._loaded.name if plain else f"{self._loaded.name} + {self.adapter}"
+        plain = not self.adapter or self.adapter == self.loaded.merged
+        return self.loaded.name if plain else f"{self.loaded.name} + {self.adapter}"
 
     @property
     def context_tokens(self) -> int:
@@ -45,7 +45,7 @@ class ChatGLM3Generator:
 
     def prompt_ids(self, messages: Sequence[Message], *, adapter: str = "") -> list[int]:
         """The ids that the model reads; earlier answers are closed as the adapter's training closed them."""
-        info = self._loaded.adapters.get(adapter or self.adapter)
+        info = self.loaded.adapters.get(adapter or self.adapter)
         return self._tokenizer.prompt(messages, close_turns=info is not None and info.close_turns).ids
 
     def stream(

@@ -16,8 +16,10 @@ from rag.persona import personas
 from rag.types import AnswerEvent, Message
 from ui import wiring
 from ui.answering import Begin
+from ui.found import adapter_folders, adapter_name, converted_models, fits, promoted_folder
 from ui.opened import opened
 from ui.settings import Settings
+from ui.speakers import BASE
 from ui.text import pick
 
 EXTRACTIVE = ""
@@ -40,7 +42,9 @@ class Chosen:
 
     def kept(self) -> dict[str, Any]:
         """For the history. Of the adapter only its name."""
-        return dataclasses.asdict(self) | {"adapter": Path(self.adapter).name if self.adapter else ""}
+        return dataclasses.asdict(self) | {
+            "adapter": adapter_name(Path(self.adapter)) if self.adapter else ""
+        }
 
 
 def choose(settings: Settings) -> Chosen:
@@ -66,16 +70,18 @@ def choose(settings: Settings) -> Chosen:
         if model == EXTRACTIVE:
             st.caption(pick("摘录原文不用语言模型，所以没有适配器和角色可选。", "Quoting needs no language model, so there is no adapter or persona to choose."))  # fmt: skip
         else:
-            adapters = adapter_choices(settings)
+            adapters = adapter_choices(settings, model)
+            first_adapter(settings, adapters)
             adapter = st.selectbox(
                 pick("适配器", "Adapter"), ["", *adapters], key="pick-adapter",
-                format_func=lambda a: Path(a).name if a else pick("不用", "none"),
+                format_func=lambda a: adapter_name(Path(a)) if a else pick("不用", "none"),
             )  # fmt: skip
             known = [p.name for p in personas(wiring.personas_folder(settings))]
             persona = st.selectbox(
                 pick("角色", "Persona"), ["", *known], key="pick-persona",
                 format_func=lambda p: p or pick("不用", "none"),
             )  # fmt: skip
+        state["chosen-adapter"] = adapter
     state["chosen-kbs"], state["chosen-model"] = kbs, model
     return Chosen(tuple(kbs), model, models[model], adapter or "", persona or "")
 
@@ -100,19 +106,32 @@ def model_choices(settings: Settings) -> dict[str, str]:
     found = {EXTRACTIVE: "none"}
     if settings.generator.kind != "none":
         found[settings.generator.model] = settings.generator.kind
-    if settings.models.is_dir():
-        for config in sorted(settings.models.glob("*/config.json")):
-            if (config.parent / "zhiwen.json").is_file() or "chatglm3" in config.parent.name.lower():
-                found.setdefault(str(config.parent), "chatglm3")
+    for folder in converted_models(settings):
+        found.setdefault(str(folder), "chatglm3")
     return found
 
 
-def adapter_choices(settings: Settings) -> list[str]:
-    """Folders of adapters: the one in the settings, and those under <home>/adapters and <home>/runs."""
-    found = [settings.generator.adapter] if settings.generator.adapter else []
-    for place in ("adapters", "runs"):
-        found += [str(p.parent) for p in sorted((settings.home / place).glob("*/adapter_config.json"))]
-    return list(dict.fromkeys(found))
+def adapter_choices(settings: Settings, model: str) -> list[str]:
+    """Folders of the adapters that go with a model: the settings' one, <home>/adapters, finished runs."""
+    folder = Path(model)
+    return [str(a) for a in adapter_folders(settings) if not folder.is_dir() or fits(a, folder)]
+
+
+def first_adapter(settings: Settings, adapters: Sequence[str]) -> None:
+    """Until somebody chooses: the settings' adapter, else the promoted one, if it goes with the model."""
+    state = st.session_state
+    if state.get("pick-adapter", "") not in ("", *adapters):
+        del state["pick-adapter"]
+    if "pick-adapter" in state:
+        return
+    promoted = promoted_folder(settings)
+    wanted = state.get(
+        "chosen-adapter",
+        str(Path(settings.generator.adapter).expanduser().resolve())
+        if settings.generator.adapter
+        else str(promoted or ""),
+    )
+    state["pick-adapter"] = wanted if wanted in adapters else ""
 
 
 def settings_for(settings: Settings, chosen: Chosen) -> Settings:
@@ -121,7 +140,7 @@ def settings_for(settings: Settings, chosen: Chosen) -> Settings:
         settings.generator,
         kind=chosen.kind,
         model=chosen.model or settings.generator.model,
-        adapter=chosen.adapter,
+        adapter=chosen.adapter or (BASE if chosen.kind == "chatglm3" else ""),
     )
     return dataclasses.replace(settings, generator=generator)
 

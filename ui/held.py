@@ -1,0 +1,128 @@
+"""The one language model that this process keeps in memory: chat and comparison share it, and it can be let go.
+
+A second model is loaded only after the first is closed, so that one GPU is never asked for two.
+"""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rag.types import GenerateOptions, Message, Piece
+from ui.settings import GeneratorSettings
+
+if TYPE_CHECKING:
+    from rag.generate.chatglm3 import ChatGLM3Generator
+
+_lock = threading.Lock()
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """What is in memory."""
+
+    folder: Path
+    config: tuple[str, str, str, int]
+    """quantise, dtype, device, context_tokens"""
+    adapters: Mapping[str, Path]
+    generator: ChatGLM3Generator
+
+    @property
+    def name(self) -> str:
+        """The base model, as a person would say it."""
+        return self.folder.name
+
+    @property
+    def device(self) -> str:
+        """Such as "cuda:0"."""
+        return self.generator.loaded.plan.device
+
+    @property
+    def gib(self) -> float:
+        """What it was planned to take."""
+        return self.generator.loaded.plan.needed / 2**30
+
+
+_held: list[Held] = []
+
+
+class Voice:
+    """The held model speaking with one adapter, or with none. A Generator."""
+
+    def __init__(self, generator: ChatGLM3Generator, adapter: str) -> None:
+        self._generator, self._adapter = generator, adapter
+
+    @property
+    def name(self) -> str:
+        """Such as "chatglm3-6b (nf4) + zhouyi"."""
+        base = self._generator.loaded.name
+        return f"{base} + {self._adapter}" if self._adapter else base
+
+    @property
+    def context_tokens(self) -> int:
+        """Prompt and answer together."""
+        return self._generator.context_tokens
+
+    def count_tokens(self, text: str) -> int:
+        """Tokens of a text on its own."""
+        return self._generator.count_tokens(text)
+
+    def stream(
+        self, messages: Sequence[Message], *, options: GenerateOptions, cancel: threading.Event | None = None
+    ) -> Iterator[Piece]:
+        """Pieces as they are written. Raises GenerationError."""
+        import dataclasses
+
+        chosen = dataclasses.replace(options, adapter=options.adapter or self._adapter)
+        return self._generator.stream(messages, options=chosen, cancel=cancel)
+
+
+def key_of(name: str) -> str:
+    """An adapter's name as the model knows it: no dots, which the layers' names are divided by."""
+    return re.sub(r"[^\w-]+", "_", name)
+
+
+def take(wanted: GeneratorSettings, folder: Path, *, adapters: Mapping[str, Path]) -> Held:
+    """The model with at least these adapters; what was held before is closed unless it will do.
+
+    Raises ModelError: not converted, does not fit, adapter of another base.
+    """
+    config = (wanted.quantise, wanted.dtype, wanted.device, wanted.context_tokens)
+    with _lock:
+        same = bool(_held) and (_held[0].folder, _held[0].config) == (folder, config)
+        if same and adapters.items() <= _held[0].adapters.items():
+            return _held[0]
+        _let_go()
+        from ui.speakers import open_model
+
+        _held.append(Held(folder, config, dict(adapters), open_model(folder, adapters, wanted)))
+        return _held[0]
+
+
+def held() -> Held | None:
+    """What is in memory now."""
+    return _held[0] if _held else None
+
+
+def let_go() -> bool:
+    """Free the memory; answers that are being written end. Whether there was anything to free."""
+    with _lock:
+        return _let_go()
+
+
+def _let_go() -> bool:
+    import gc
+    import sys
+
+    if not _held:
+        return False
+    _held.pop().generator.close()
+    gc.collect()
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    return True

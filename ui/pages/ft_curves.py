@@ -1,0 +1,99 @@
+"""Curves of training runs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import streamlit as st
+
+from ui.text import pick
+from ui.training import thinned
+
+Events = list[dict[str, Any]]
+
+
+def smoothed(values: list[float], *, weight: float = 0.8) -> list[float]:
+    """Exponential mean without the pull towards the first value."""
+    out, mean, total = [], 0.0, 0.0
+    for value in values:
+        mean, total = weight * mean + (1 - weight) * value, weight * total + (1 - weight)
+        out.append(mean / total)
+    return out
+
+
+def show_curves(events: Events) -> None:
+    """Loss (with its evaluations) beside learning rate and speed."""
+    steps = [e for e in events if e["event"] == "step"]
+    evaluations = [e for e in events if e["event"] == "eval"]
+    shown = thinned(steps)
+    raw, mean, held = pick("每步", "each step"), pick("平滑", "smoothed"), pick("评估", "evaluation")
+    smooth = {e["step"]: v for e, v in zip(steps, smoothed([e["loss"] for e in steps]), strict=True)}
+    rows = [_row(e["step"], e["loss"], raw) for e in shown] + [
+        _row(e["step"], smooth[e["step"]], mean) for e in shown
+    ]
+    rows += [_row(e["step"], e["loss"], held) for e in thinned(evaluations)]
+    left, right = st.columns([3, 2])
+    with left:
+        st.caption(pick("损失", "Loss"))
+        chart(rows, colours=("#9db8b0", "#2f6f5e", "#c96a11"), order=(raw, mean, held), height=300)
+    with right:
+        st.caption(pick("学习率", "Learning rate"))
+        chart(
+            [_row(e["step"], e["lr"], "lr") for e in shown], colours=("#2f6f5e",), order=("lr",), height=120
+        )
+        st.caption(pick("token / 秒", "Tokens / s"))
+        speed = [_row(e["step"], e.get("tokens_per_second", 0.0), "v") for e in shown]
+        chart(speed, colours=("#4a76a8",), order=("v",), height=120)
+
+
+def show_overlay(runs: Mapping[str, Events]) -> None:
+    """The smoothed loss of several runs in one picture, evaluations as dots."""
+    rows: list[dict[str, Any]] = []
+    dots: list[dict[str, Any]] = []
+    for name, events in runs.items():
+        steps = [e for e in events if e["event"] == "step"]
+        values = smoothed([e["loss"] for e in steps])
+        pairs = [{"step": e["step"], "loss": v} for e, v in zip(steps, values, strict=True)]
+        rows += [_row(p["step"], p["loss"], name) for p in thinned(pairs)]
+        dots += [_row(e["step"], e["loss"], name) for e in events if e["event"] == "eval"]
+    if not rows:
+        return
+    colours = ("#2f6f5e", "#c96a11", "#2f6fd0", "#8b4fc1", "#b3261e", "#6b7785")
+    chart(rows, colours=colours, order=tuple(runs), height=320, dots=dots)
+
+
+def _row(step: int, value: float, line: str) -> dict[str, Any]:
+    return {"step": step, "value": float(value), "line": line}
+
+
+def chart(
+    rows: list[dict[str, Any]],
+    *,
+    colours: tuple[str, ...],
+    order: tuple[str, ...],
+    height: int,
+    dots: list[dict[str, Any]] | None = None,
+) -> None:
+    """Lines by step, one colour each, in the order given."""
+    import altair as alt
+    import pandas as pd
+
+    many = len({row["line"] for row in rows}) > 1
+    colour = alt.Color(
+        "line:N",
+        title=None,
+        scale=alt.Scale(domain=list(order), range=[colours[i % len(colours)] for i in range(len(order))]),
+        legend=alt.Legend(orient="top", labelLimit=320) if many else None,
+    )
+    x = alt.X("step:Q", title=None, axis=alt.Axis(tickMinStep=1, format="d"))
+    y = alt.Y("value:Q", title=None, scale=alt.Scale(zero=False))
+    tips = [alt.Tooltip("line:N", title=" "), alt.Tooltip("step:Q", title=pick("步", "step")), alt.Tooltip("value:Q", title=" ", format=".4g")]  # fmt: skip
+    drawn: Any = (
+        alt.Chart(pd.DataFrame(rows))
+        .mark_line(point=len(rows) < 4)
+        .encode(x=x, y=y, color=colour, tooltip=tips)
+    )
+    if dots:
+        drawn = drawn + alt.Chart(pd.DataFrame(dots)).mark_point(size=50, filled=True).encode(x=x, y=y, color=colour, tooltip=tips)  # fmt: skip
+    st.altair_chart(drawn.properties(height=height), width="stretch")
