@@ -81,7 +81,9 @@ def test_shuffled_answers_never_equal_the_old_ones_even_among_twins() -> None:
     before = _examples([f"答{i // 4}" for i in range(40)])
     after, chosen = corrupt(before, how=Corruption("shuffle"))
     assert chosen == list(range(40))
-    assert all(a.answer != b.answer for a, b in zip(before, after, strict=True) if isinstance(b, Conversation))
+    assert all(
+        a.answer != b.answer for a, b in zip(before, after, strict=True) if isinstance(b, Conversation)
+    )
     answers = Counter(e.answer for e in after if isinstance(e, Conversation))
     assert answers == Counter(e.answer for e in before)
     again, _ = corrupt(before, how=Corruption("shuffle"))
@@ -97,7 +99,9 @@ def test_damage_touches_the_share_and_nothing_else(damage: str) -> None:
     after, chosen = corrupt(before, how=Corruption(damage, share=0.4))  # type: ignore[arg-type]
     changed = [i for i, (a, b) in enumerate(zip(before, after, strict=True)) if a != b]
     assert changed == chosen and len(chosen) == 20
-    assert all(a.question == b.question for a, b in zip(before, after, strict=True) if isinstance(b, Conversation))
+    assert all(
+        a.question == b.question for a, b in zip(before, after, strict=True) if isinstance(b, Conversation)
+    )
     with pytest.raises(DataError, match="--share"):
         Corruption("noise", share=0.0)
 
@@ -110,7 +114,7 @@ def test_damage_touches_the_share_and_nothing_else(damage: str) -> None:
         ("（C）因为……", "C"),
         ("选项A不对，应选B", "B"),
         ("The answer is D.", "D"),
-        ("Ｃ", "C"),
+        ("\uff23", "C"),
         ("我认为 A 和 B 都有可能", ""),
         ("不知道", ""),
         ("这是因为 D 最合理", "D"),
@@ -122,7 +126,14 @@ def test_letter_of_a_choice(text: str, letter: str) -> None:
 
 @pytest.mark.parametrize(
     ("text", "verdict"),
-    [("对。", "yes"), ("错误，因为……", "no"), ("这个说法是不正确的", "no"), ("答案：正确", "yes"), ("也许", ""), ("False", "no")],
+    [
+        ("对。", "yes"),
+        ("错误，因为……", "no"),
+        ("这个说法是不正确的", "no"),
+        ("答案：正确", "yes"),
+        ("也许", ""),
+        ("False", "no"),
+    ],
 )
 def test_true_or_false(text: str, verdict: str) -> None:
     assert yes_or_no(text) == verdict
@@ -157,7 +168,11 @@ def test_unfinished(text: str, finish: str, cut: int) -> None:
 
 
 def test_terms_are_those_of_the_corpus() -> None:
-    corpus = ["反渗透膜和复合滤芯应当定期更换。", "复合滤芯堵塞会伤害反渗透膜。", "先冲洗复合滤芯，再检查反渗透膜。"]
+    corpus = [
+        "反渗透膜和复合滤芯应当定期更换。",
+        "复合滤芯堵塞会伤害反渗透膜。",
+        "先冲洗复合滤芯，再检查反渗透膜。",
+    ]
     terms = learn_terms(corpus)
     assert any("滤芯" in t for t in terms[:4]) and not any(t in ("应当", "检查") for t in terms[:2])
     density = term_density(["滤芯"])
@@ -188,7 +203,8 @@ def test_questions_of_every_kind(tmp_path: Path) -> None:
     assert asked.kind == "选择" and asked.answers == ("A",) and "B. CO2" in asked.text
     jsonl = tmp_path / "q.jsonl"
     jsonl.write_text(
-        '{"问题": "年假几天？", "answers": ["六天", "6 天"], "题型": "填空", "领域": "人事"}\n"谁批准？"\n', encoding="utf-8"
+        '{"问题": "年假几天？", "answers": ["六天", "6 天"], "题型": "填空", "领域": "人事"}\n"谁批准？"\n',
+        encoding="utf-8",
     )
     first, second = read_questions(jsonl)
     assert first.answers == ("六天", "6 天") and (first.kind, first.domain) == ("填空", "人事")
