@@ -153,13 +153,15 @@ def shares(texts: list[str], rarity: Mapping[str, float]) -> Floats:
     if total <= 0:
         return np.zeros(len(texts), dtype=np.float32)
     han = {term: value for term, value in rarity.items() if not term.isascii()}
-    plain = {term: value for term, value in rarity.items() if term.isascii()}
+    plain = [
+        (re.compile(rf"(?<![a-z0-9]){re.escape(term)}(?![a-z0-9])"), value)
+        for term, value in rarity.items()
+        if term.isascii()
+    ]
     held: NDArray[np.float32] = np.zeros(len(texts), dtype=np.float32)
     for number, text in enumerate(texts):
         folded = analyze.fold(text)
         value = sum(v for term, v in han.items() if term in folded)
-        if plain:
-            own = set(analyze.tokens(text))
-            value += sum(v for term, v in plain.items() if term in own)
+        value += sum(v for pattern, v in plain if pattern.search(folded))
         held[number] = value / total
     return held

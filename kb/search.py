@@ -98,13 +98,7 @@ def search(
     `embedder`: one for all knowledge bases, or a function that gives each its own. Raises EmbedderMismatch if one was
     built with another, KnowledgeBaseError for an overlong question or no knowledge base.
     """
-    if not kbs:
-        raise KnowledgeBaseError("no knowledge base to search in.", zh="没有可检索的知识库。")
-    if len(question) > LONGEST_QUESTION:
-        raise KnowledgeBaseError(
-            f"the question has {len(question)} characters, {LONGEST_QUESTION} is the most.",
-            zh=f"问题有 {len(question)} 个字符，最多 {LONGEST_QUESTION} 个。",
-        )
+    _check(kbs, question)
     seconds: dict[str, float] = {}
     hits: list[Hit] = []
     dropped: list[Dropped] = []
@@ -147,6 +141,16 @@ def search(
     return SearchResult(
         question, tuple(_monotone(hits, among=options.limit)), threshold, tuple(dropped), seconds
     )
+
+
+def _check(kbs: Sequence[KnowledgeBase], question: str) -> None:
+    if not kbs:
+        raise KnowledgeBaseError("no knowledge base to search in.", zh="没有可检索的知识库。")
+    if len(question) > LONGEST_QUESTION:
+        raise KnowledgeBaseError(
+            f"the question has {len(question)} characters, {LONGEST_QUESTION} is the most.",
+            zh=f"问题有 {len(question)} 个字符，最多 {LONGEST_QUESTION} 个。",
+        )
 
 
 def rank(

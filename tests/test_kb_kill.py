@@ -114,18 +114,18 @@ def test_killed_at_random_points(tmp_path: Path) -> None:
     expected = clean_digest(folder, tmp_path / "净")
     began = time.monotonic()
     killed = finished = rounds = 0
-    span = 0.6
+    span = 0.6  # grows until some runs end before their kill: then every moment of a run has its turn
     waiting = Indexer(home, folder)
     while killed < KILLS:
         indexer, waiting = waiting, Indexer(home, folder)
-        start = time.monotonic()
         indexer.begin()
         time.sleep(draw.random() * span)
         if indexer.kill():
             killed += 1
+            span = min(10.0, 1.05 * span)
         else:
             finished += 1
-            span = max(0.02, 0.9 * min(span, time.monotonic() - start))
+            span = max(0.02, 0.85 * span)
         base = KnowledgeBase.open(home, "杀") if (home / "kb" / "杀" / "kb.sqlite").exists() else None
         if base is not None and base.store.meta("embedder"):
             assert base.check().problems == ()

@@ -84,8 +84,8 @@ def reference(loaded: LoadedModel, ids: list[int], *, adapter: str = "", tokens:
         model.set_adapter(adapter)
     with torch.inference_mode(), contextlib.nullcontext() if adapter else model.disable_adapter():
         out = model.generate(
-            input_ids=torch.tensor([ids]),
-            attention_mask=torch.ones(1, len(ids), dtype=torch.long),
+            input_ids=torch.tensor([ids], device=model.device),
+            attention_mask=torch.ones(1, len(ids), dtype=torch.long, device=model.device),
             max_new_tokens=tokens,
             do_sample=False,
         )

@@ -124,10 +124,10 @@ def write_official(folder: Path, *, binary: bool = False, seed: int = 0, **chang
     return folder
 
 
-def converted(folder: Path, *, dtype: str = "float32", seed: int = 0) -> Path:
+def converted(folder: Path, *, dtype: str = "float32", seed: int = 0, **changes: object) -> Path:
     """A standard folder, made in `folder` from an official one beside it."""
     from rag.chatglm3.convert import convert
 
-    source = write_official(folder.parent / f"{folder.name}-official", seed=seed)
+    source = write_official(folder.parent / f"{folder.name}-official", seed=seed, **changes)
     convert(source, target=folder, dtype=dtype)  # type: ignore[arg-type]
     return folder

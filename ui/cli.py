@@ -24,6 +24,11 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "persona": ("角色设定：list、show、set、rm", "role descriptions: list, show, set, rm"),
     "ui": ("打开网页界面", "open the pages in a browser"),
     "serve": ("以 OpenAI 接口提供本机的模型", "serve the local model over the OpenAI protocol"),
+    "models": (
+        "语言模型：list、pull、convert、verify、export",
+        "language models: list, pull, convert, verify, export",
+    ),
+    "prompt": ("查看提示词的词元与训练掩码", "a prompt as ids, with its loss mask"),
     "settings": ("查看与修改设置", "show and change settings"),
     "data": (
         "训练数据：list、check、convert、show、corrupt、synthesize",

@@ -51,15 +51,27 @@ def _of_document(passages: Sequence[StoredPassage]) -> list[str]:
     asked: list[str] = []
     about: list[str] = []
     for passage in passages:
+        title = passage.headings[0] if passage.headings else ""
+        about += [
+            about_question(title, line) for line in heading_lines(passage.text) if _telling(line, title)
+        ]
         if not passage.headings:
             continue
-        title, last = passage.headings[0], passage.headings[-1]
+        last = passage.headings[-1]
         bare = _SIGNS.sub("", _NUMBERING.sub("", last)).strip(" :：")
         if _ASKS.search(last) and len(last) <= 40:
             asked.append(bare)
         elif len(passage.headings) > 1 and _telling(bare, title) and len(passage.text) > 40:
             about.append(about_question(title.strip(), bare))
     return list(dict.fromkeys(asked + about))
+
+
+def heading_lines(text: str) -> list[str]:
+    """Short lines that stand before a long one: headings within a passage."""
+    lines = [line.strip() for line in text.split("\n") if line.strip()]
+    pairs = zip(lines, lines[1:], strict=False)
+    bare = [_NUMBERING.sub("", line) for line, after in pairs if len(line) <= 16 and len(after) > 20]
+    return [line for line in bare if 2 <= len(line) and not re.search(r"[，。；：、|,;:.!?！？\d]", line)]
 
 
 def _telling(heading: str, title: str) -> bool:

@@ -104,7 +104,7 @@ class HuggingFace:
             lfs = entry.get("lfs") or {}
             path = str(entry.get("path", ""))
             where = f"{self._root}/{model}/resolve/{quote(revision, safe='')}/{quote(path)}"
-            size = int(lfs.get("size", entry.get("size", -1)))
+            size = int(lfs.get("size") or entry.get("size") or 0)
             found.append(RemoteFile(path, size, str(lfs.get("oid", "")).removeprefix("sha256:"), where))
         return found
 

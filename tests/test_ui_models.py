@@ -1,0 +1,101 @@
+"""`zhiwen models` and `zhiwen prompt`, as they are typed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from test_rag_chatglm3_adapters import old_lora
+from tiny_chatglm3 import write_official
+
+from ui.cli import main
+from ui.text import set_language
+
+
+@pytest.fixture(autouse=True)
+def english(monkeypatch: pytest.MonkeyPatch, home: Path) -> None:
+    monkeypatch.setenv("ZHIWEN_LANG", "en")
+    set_language("en")
+
+
+@pytest.fixture(scope="module")
+def official(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_official(tmp_path_factory.mktemp("cli") / "chatglm3-6b-official")
+
+
+def test_convert_verify_use_export_import(
+    official: Path, home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = home / "models" / "chatglm3-6b"
+    assert main(["models", "convert", str(official), str(model), "--dtype", "fp32"]) == 0
+    assert f"zhiwen models verify {model} --official {official}" in capsys.readouterr().out
+    assert main(["models", "verify", str(model), "--official", str(official)]) == 0
+    assert capsys.readouterr().out.count("✓") == 5
+    assert main(["models", "list", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == [
+        {"name": "chatglm3-6b", "kind": "ChatGLM, ready", "gigabytes": "0.00"}
+    ]
+    old_lora(tmp_path / "old")
+    run = tmp_path / "run"
+    assert main(["models", "import-adapter", str(tmp_path / "old"), str(run), "--base", str(model)]) == 0
+    out = tmp_path / "out"
+    assert main(["models", "export", str(model), str(out), "--adapter", str(run)]) == 0
+    assert (out / "tokenizer.model").is_file()
+    (model / "generation_config.json").write_text("{}")
+    capsys.readouterr()
+    assert main(["models", "verify", str(model), "--json"]) == 1
+    report = json.loads(capsys.readouterr().out)
+    assert [c["check"] for c in report["checks"] if not c["ok"]] == ["hashes"]
+    assert main(["models", "convert", str(official), str(model)]) == 1
+    assert "exists already" in capsys.readouterr().err
+    assert main(["models", "convert", str(official), str(tmp_path / "x"), "--dtype", "int3"]) == 1
+    assert "allowed are fp16, bf16, fp32" in capsys.readouterr().err
+
+
+def test_pull_offline_says_so_in_one_sentence(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    assert main(["models", "pull", "chatglm3-6b"]) == 1
+    assert capsys.readouterr().err.strip().endswith("chatglm3-6b cannot be fetched.")
+    assert main(["models", "list"]) == 0
+    assert "No models in" in capsys.readouterr().out
+
+
+def test_pull_from_a_mirror(
+    official: Path, home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from test_rag_chatglm3_pull import SmallHub
+
+    hub = SmallHub(official)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "0")
+    monkeypatch.setenv("HF_ENDPOINT", hub.url)
+    assert main(["models", "pull", "chatglm3-6b"]) == 0
+    hub.server.shutdown()
+    folder = home / "models" / "chatglm3-6b-official"
+    assert (folder / "tokenizer.model").is_file()
+    assert f"zhiwen models convert {folder} {home / 'models' / 'chatglm3-6b'}" in capsys.readouterr().out
+
+
+def test_prompt_show(official: Path, home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = tmp_path / "glm"
+    assert main(["models", "convert", str(official), str(model)]) == 0
+    capsys.readouterr()
+    show = ["prompt", "show", "--model", str(model)]
+    assert main([*show, "你好<|assistant|>", "--json"]) == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert shown["ids"][:3] == [621, 623, 626]
+    assert shown["ids"].count(627) == 1
+    assert set(shown["loss_mask"]) == {0}
+    assert main([*show, "你好", "--answer", "五天", "--color", "always"]) == 0
+    text = capsys.readouterr().out
+    assert "+ assistant:end          \x1b[32m</s>/2\x1b[0m" in text
+    talk = tmp_path / "talk.json"
+    talk.write_text(json.dumps([{"role": "user", "content": "一"}, {"role": "assistant", "content": "二"}]))
+    assert main([*show, f"@{talk}"]) == 0
+    assert "\x1b" not in capsys.readouterr().out
+    talk.write_text('[{"role": "user"}]')
+    assert main([*show, f"@{talk}"]) == 1
+    assert main(["prompt", "show", "你好"]) == 1
+    assert "No ChatGLM3 model is set" in capsys.readouterr().err
