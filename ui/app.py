@@ -69,7 +69,7 @@ def main() -> None:
         st.sidebar.page_link(made[entry.name], icon=entry.icon)
     frame.language_switch()
     frame.say_now()
-    chosen.run()
+    frame.run_safely(chosen.run)
 
 
 main()
