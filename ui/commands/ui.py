@@ -127,7 +127,10 @@ def options(*, host: str, port: int) -> dict[str, object]:
 
 def serve(*, host: str, port: int) -> None:
     """Run Streamlit in this process until it is ended."""
+    import pandas  # noqa: F401  before the first visitor waits for it
     from streamlit.web import bootstrap
+
+    from ui.pages import ask, knowledge, settings  # noqa: F401
 
     chosen = options(host=host, port=port)
     flags = {key.replace(".", "_"): value for key, value in chosen.items()}
