@@ -160,7 +160,8 @@ def _kept(state: Path | None) -> dict[str, Said]:
     for line in state.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
             row = json.loads(line)
-            found[row.pop("key")] = Said(**row)
+            key = str(row.pop("key"))
+            found[key] = Said(**row)
         except (ValueError, KeyError, TypeError, AttributeError):
             continue  # the last line of a killed run
     return found

@@ -22,7 +22,7 @@ import random
 import time
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +86,8 @@ class LabResult:
     memorised: Mapping[str, tuple[float, ...]]
     """Contestant -> for each sampled example the share of its training answer's rest that it recites from the beginning.
     A variant is asked for what it was trained on, the base for the undamaged data."""
+    recalled: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    """The same, asked with the training question alone: how much of the whole answer stands in what it says."""
 
     def memory(self, name: str) -> Estimate:
         """Mean share recited."""
@@ -94,6 +96,10 @@ class LabResult:
     def memory_gain(self, name: str, over: str) -> Estimate:
         """How much more one recites than another, example by example."""
         return difference(self.memorised[name], self.memorised[over])
+
+    def recall_gain(self, name: str, over: str) -> Estimate:
+        """How much more of the answers one recalls from the question alone."""
+        return difference(self.recalled[name], self.recalled[over])
 
 
 def read_lab(path: Path) -> Lab:
@@ -264,11 +270,13 @@ def _asked(
     ]
     made = compare(contestants, questions, state=folder / "answers.state.jsonl", progress=progress)
     memorised: dict[str, tuple[float, ...]] = {}
+    recalled: dict[str, tuple[float, ...]] = {}
     for name, ask in asks.items() if lab.memorisation else ():
         config = configs.get(name) or from_values({**lab.base, "name": BASE})
         own = _sample(config, lab.memorisation)
         memorised[name] = tuple(recited(q.answers[0], ask(q).text) for q in map(beginning, own))
-    result = LabResult(folder, dict(runs), made, memorised)
+        recalled[name] = tuple(recited(e.answer, ask(Question(0, e.question)).text) for e in own)
+    result = LabResult(folder, dict(runs), made, memorised, recalled)
     write(result, lab, configs)
     return result
 
@@ -294,15 +302,12 @@ def as_json(result: LabResult) -> dict[str, Any]:
     """Runs, comparison and memorisation."""
     from finetune.compare_report import as_json as comparison_json
 
-    memory = {name: result.memory(name) for name in result.memorised}
     return {
         "folder": str(result.folder),
         "runs": {name: str(path) for name, path in result.runs.items()},
         "comparison": comparison_json(result.comparison),
-        "memorised": {
-            name: {"mean": m.mean, "interval": [m.low, m.high], "count": m.count}
-            for name, m in memory.items()
-        },
+        "memorised": {name: asdict(estimate(values)) for name, values in result.memorised.items()},
+        "recalled": {name: asdict(estimate(values)) for name, values in result.recalled.items()},
     }
 
 

@@ -9,6 +9,7 @@ from finetune import html
 from finetune.compare_report import write_all
 from finetune.config import RunConfig
 from finetune.lab import BASE, LAB, Lab, LabResult, dumps
+from finetune.stats import estimate
 
 SHOWN = ("finetuning_type", "num_train_epochs", "learning_rate", "lora_rank")
 
@@ -35,14 +36,19 @@ def write(result: LabResult, lab: Lab, configs: Mapping[str, RunConfig]) -> None
     ]
     if result.memorised:
         names = [BASE, *(v.name for v in lab.variants)]
+        first = lab.variants[0].name
         before += [
             "<h2>背诵</h2>",
+            html.bars(
+                "只给训练过的问题，背出回答的比例", names, [estimate(result.recalled[n]) for n in names]
+            ),
             html.bars("给出训练回答的开头，背出其余的比例", names, [result.memory(n) for n in names]),
         ]
         gains = [
-            [escape(name), str(result.memory(name)), str(result.memory_gain(name, lab.variants[0].name))]
-            for name in names
+            [escape(n), str(estimate(result.recalled[n])), str(result.recall_gain(n, first)), str(result.memory(n)), str(result.memory_gain(n, first))]
+            for n in names
         ]
-        before.append(html.table(["", "背出的比例", f"减 {lab.variants[0].name}（逐条）"], gains))
+        head = ["", "凭问题背出", f"减 {first}（逐条）", "凭开头背出", f"减 {first}（逐条）"]
+        before.append(html.table(head, gains))
     write_all(result.comparison, result.folder, title=f"实验：{lab.name}", before=before)
     (result.folder / LAB).write_text(dumps(result), encoding="utf-8")

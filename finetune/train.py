@@ -5,6 +5,7 @@ config.json -> data -> plan -> base model -> trainable weights -> (last checkpoi
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 import time
@@ -50,7 +51,8 @@ def train(folder: Path, *, listen: Callable[[Event], None] | None = None) -> Run
     """
     log = EventLog(folder, listen=listen)
     config = run.read_config(folder)
-    (folder / run.STOP).unlink(missing_ok=True)
+    if run.info(folder).process != os.getpid():  # else run.start cleared it, and what is there is meant for this run
+        (folder / run.STOP).unlink(missing_ok=True)
     run.write_status(folder, state="running", step=0, total=0)
     try:
         return _Run(folder, config, log).carry_out()

@@ -10,7 +10,7 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from finetune import run
-from tiny_training import write_facts
+from tests.tiny_training import write_facts
 from ui import training
 from ui.settings import Settings
 
@@ -26,7 +26,7 @@ def script() -> None:
 def opened(**state: Any) -> AppTest:
     page = AppTest.from_function(script, default_timeout=90)
     for name, value in state.items():
-        page.session_state[name.replace("_", "-")] = value
+        page.session_state[name.replace("_", "-", 1)] = value
     return page.run()
 
 
