@@ -89,8 +89,14 @@ def zhouyi() -> list[Example]:
     return made
 
 
-ASKED = ("{}卦有什么启示？", "说说{}卦的意思", "{}卦教人怎么做？", "怎样理解{}卦？")
-HELD = "{}卦的意思是什么？"
+ASKED = (
+    "{}卦有什么启示？",
+    "{}卦教人怎么做？",
+    "{}卦的意思是什么？",
+    "{}卦怎样理解？",
+    "{}卦说的是什么？",
+    "{}卦讲了什么？",
+)
 
 
 def lab() -> dict[str, list[dict[str, str]]]:
@@ -107,8 +113,16 @@ def lab() -> dict[str, list[dict[str, str]]]:
     short = [(h["name"], h["image"].split("，")[-1].rstrip("。") + "。") for h in every[:24]]
     return {
         "zhouyi_questions": asked,
-        "tiny": [{"question": q.format(name), "answer": a} for name, a in short for q in ASKED],
-        "tiny_questions": [{"question": HELD.format(name), "answer": a} for name, a in short],
+        "tiny": [
+            {"question": asked.format(name), "answer": answer}
+            for number, (name, answer) in enumerate(short)
+            for way, asked in enumerate(ASKED)
+            if way != number % len(ASKED)
+        ],
+        "tiny_questions": [
+            {"question": ASKED[number % len(ASKED)].format(name), "answer": answer}
+            for number, (name, answer) in enumerate(short)
+        ],
     }
 
 

@@ -156,7 +156,5 @@ def _row(run: Run, question: str, hits: Sequence[Hit], answer: str, evidence: st
     messages = training_example(question, hits, answer, count_tokens=run.generator.count_tokens)
     return {
         "messages": [{"role": m.role, "content": m.content} for m in messages],
-        "question": question,
-        "answer": answer,
-        "evidence": evidence,
+        "made": {"question": question, "answer": answer, "evidence": evidence},
     }

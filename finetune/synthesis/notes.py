@@ -47,12 +47,10 @@ def from_notes(
             run.drop("summary is empty")
         asked = texts(found.get("questions"), most=2 * options.questions) if summary else []
         rows: list[dict[str, Any]] = [
-            {"content": question, "summary": summary, "question": question}
-            for question in asked
-            if run.new(question)
+            {"content": question, "summary": summary} for question in asked if run.new(question)
         ]
         aside = int(len(rows) * options.hold_out)
-        held = [{"question": r["question"], "answer": summary} for r in rows[len(rows) - aside :]]
+        held = [{"question": r["content"], "answer": summary} for r in rows[len(rows) - aside :]]
         run.keep(name, examples=rows[: len(rows) - aside], held=held, tokens=spent)
 
     run.each(work, todo, progress=progress, cancel=cancel)

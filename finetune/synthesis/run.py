@@ -96,7 +96,7 @@ class Run:
             self.tokens += int(row.get("tokens", 0))
         for path in (out, self.questions):
             for row in whole_rows(path):
-                self.seen.add(plain(str(row.get("question", ""))))
+                self.seen.add(plain(asked_in(row)))
                 self.done.add(str(row.get("source", "")))
                 if path == out:
                     self.kept += 1
@@ -211,6 +211,14 @@ class Run:
             except BaseException:
                 self.stopped = self.stopped or "cancelled"
                 raise
+
+
+def asked_in(row: dict[str, Any]) -> str:
+    """The question of a row that this package wrote."""
+    made = row.get("made")
+    return str(
+        made.get("question", "") if isinstance(made, dict) else row.get("question") or row.get("content", "")
+    )
 
 
 def whole_rows(path: Path) -> list[dict[str, Any]]:
