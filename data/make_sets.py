@@ -100,7 +100,10 @@ ASKED = (
 
 
 def lab() -> dict[str, list[dict[str, str]]]:
-    """What the experiments of lab/ ask and, for the tiny one, train on: phrasings that no training set has."""
+    """What the experiments of lab/ ask, in phrasings that no training set has; and what the tiny one trains on.
+
+    A model as small as that does not carry a fact over to another phrasing, so the tiny one is asked what it was trained on.
+    """
     every = hexagrams()
     asked = []
     for h in every:
@@ -120,7 +123,7 @@ def lab() -> dict[str, list[dict[str, str]]]:
             if way != number % len(ASKED)
         ],
         "tiny_questions": [
-            {"question": ASKED[number % len(ASKED)].format(name), "answer": answer}
+            {"question": ASKED[(number + 1) % len(ASKED)].format(name), "answer": answer}
             for number, (name, answer) in enumerate(short)
         ],
     }
