@@ -10,6 +10,7 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from finetune import run
+from finetune.train import train
 from tests.tiny_training import write_facts
 from ui import training
 from ui.settings import Settings
@@ -197,12 +198,12 @@ def test_train_stop_resume_and_compare(with_facts: Path) -> None:
         {"dataset": str(with_facts / "datasets" / "facts.json"), "model_name_or_path": "tiny", "max_steps": 3,
          "finetuning_type": "lora", "sample_tokens": 4},
     )  # fmt: skip
-    second = run.start(training.built(Settings(home=with_facts), short), parent=with_facts / "runs")
-    wait(second.folder, "done")
+    second = run.create(training.built(Settings(home=with_facts), short), parent=with_facts / "runs")
+    train(second)
     page = opened(ft_part="runs")
     assert not page.exception
     assert len(page.multiselect(key="ft-several").value) == 2
-    assert f"ft-try-{second.folder.name}" in [b.key for b in page.button]
+    assert f"ft-try-{second.name}" in [b.key for b in page.button]
     assert "第 3 步" in words(page)
 
 

@@ -119,6 +119,8 @@ def choose_reading(settings: Settings) -> tuple[list[str], str, int]:
         "both": ("都要", "Both"),
     }
     left, middle, right = st.columns([2, 2, 1], vertical_alignment="bottom")
+    if not every:
+        right = left
     kbs: list[str] = []
     retrieval = "off"
     with left:
