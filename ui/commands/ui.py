@@ -9,7 +9,7 @@ import threading
 import time
 from pathlib import Path
 
-from kb.errors import MissingExtra, SettingsError
+from kb.errors import SettingsError
 from ui import arguments
 from ui.text import pick
 
@@ -46,7 +46,10 @@ def run(args: argparse.Namespace) -> int:
     from importlib.util import find_spec
 
     if find_spec("streamlit") is None:
-        raise MissingExtra("streamlit", "ui", pick("网页界面", "the pages"))
+        raise SettingsError(
+            "the pages need streamlit, which is not installed. Run: pip install streamlit",
+            zh="网页界面需要 streamlit，尚未安装。请运行：pip install streamlit",
+        )
     if args.home is not None:
         os.environ["ZHIWEN_HOME"] = str(args.home.expanduser().resolve())
     port = chosen_port(args.host, args.port)
