@@ -55,7 +55,7 @@ class Loop:
         self.optimizer = Optimizer(trainee.trainable(), config=config)
         self.progress = Progress(scaler=self.optimizer.scaler)
         self.shape = self._shape()
-        self.mark, self.mark_tokens = 0.0, 0
+        self.spent, self.spent_tokens = 0.0, 0
         self.last_loss: float | None = None
 
     # ------------------------------------------------------------ shape of the work
@@ -98,7 +98,7 @@ class Loop:
         """Run to the end. `after` is called when a step is done and noted; returns "done", "stopped" or "early"."""
         import torch
 
-        self.mark, self.mark_tokens = time.perf_counter(), self.progress.tokens
+        self.spent, self.spent_tokens = self.progress.seconds, self.progress.tokens
         first = True
         try:
             while self.progress.step < self.total:
@@ -209,9 +209,9 @@ class Loop:
         """Write the step event."""
         import torch
 
-        state, now = self.progress, time.perf_counter()
+        state = self.progress
         self.last_loss = state.loss / max(1, state.trained)
-        speed = (state.tokens - self.mark_tokens) / max(1e-9, now - self.mark)
+        speed = (state.tokens - self.spent_tokens) / max(1e-9, state.seconds - self.spent)
         cuda = self.trainee.device.startswith("cuda")
         memory = torch.cuda.max_memory_allocated() if cuda else 0
         self.log.write(
@@ -229,7 +229,7 @@ class Loop:
         if self.config.train.lr_scheduler_type == "reduce_lr_on_plateau" and not self.prepared.evaluation:
             state.plateau.see(self.last_loss, config=self.config.train)
         state.loss, state.trained = 0.0, 0
-        self.mark, self.mark_tokens = now, state.tokens
+        self.spent, self.spent_tokens = state.seconds, state.tokens
 
     def _broken(self, value: float, documents: list[Encoded]) -> ModelError:
         state, last = self.progress, checkpoint.complete(self.folder / "checkpoints")

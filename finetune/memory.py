@@ -150,9 +150,9 @@ def choose_layout(
     elif train.pack_tokens:
         sizes = [max(train.pack_tokens, longest)]
     else:
-        sizes = sorted({max(longest, min(wanted, size)) for size in (32768, 16384, 8192, 4096, 2048, 1024)})[
-            ::-1
-        ]
+        sizes = sorted(
+            {max(longest, min(wanted, size)) for size in (32_768, 16_384, 8192, 4096, 2048, 1024, 512, 1)}
+        )[::-1]
     plain = Layout(sizes[-1], recompute=allowed[-1], compiled=compiled, packed=packed)
     # long rows without recomputation, then long rows with it, then whatever there is room for
     enough = [s for s in sizes if s >= min(4096, sizes[0])]

@@ -7,6 +7,7 @@ weights have its compute dtype, and the optimiser keeps their float32 masters.
 from __future__ import annotations
 
 import shutil
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -117,14 +118,16 @@ def attach(loaded: LoadedModel, *, config: RunConfig) -> Trainee:
     torch.manual_seed(config.train.seed)
     glm = loaded.model
     glm.requires_grad_(False)
-    if method in ("full", "freeze"):
-        _thaw(glm, config)
-        trainee = Trainee(glm, glm, loaded, method)
-    elif method == "ptuning":
-        model = _with_prefix(glm, loaded.shape, config)
-        trainee = Trainee(model, glm, loaded, method, prefix=config.method.pre_seq_len)
-    else:
-        trainee = Trainee(_with_lora(glm, config), glm, loaded, method)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # PEFT asks transformers by an old name
+        if method in ("full", "freeze"):
+            _thaw(glm, config)
+            trainee = Trainee(glm, glm, loaded, method)
+        elif method == "ptuning":
+            model = _with_prefix(glm, loaded.shape, config)
+            trainee = Trainee(model, glm, loaded, method, prefix=config.method.pre_seq_len)
+        else:
+            trainee = Trainee(_with_lora(glm, config), glm, loaded, method)
     dtype = getattr(torch, loaded.dtype)
     for parameter in trainee.trainable().values():
         parameter.data = parameter.data.to(dtype)

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
+NUMBER = "number."
+"""Before the name of a state that is a plain number."""
 NO_DECAY = ("bias", "norm", "embedding")
 """Weights with these in their name are not decayed."""
 
@@ -114,11 +116,15 @@ class Optimizer:
 
     def tensors(self) -> dict[str, Tensor]:
         """Masters and moments by name, for a checkpoint."""
+        import torch
+
         out: dict[str, Tensor] = {}
         for name, master in self.masters.items():
             out[f"master/{name}"] = master.detach()
             for key, value in self.inner.state.get(master, {}).items():
-                if hasattr(value, "shape"):
+                if isinstance(value, int):  # bitsandbytes counts its steps in plain numbers
+                    out[f"{NUMBER}{key}/{name}"] = torch.tensor(value)
+                elif isinstance(value, torch.Tensor):
                     out[f"{key}/{name}"] = value.detach()
         return out
 
@@ -135,13 +141,15 @@ class Optimizer:
         with torch.no_grad():
             for name, master in self.masters.items():
                 master.copy_(tensors[f"master/{name}"])
-                state = {
-                    key.split("/", 1)[0]: value.clone()
-                    if key.startswith("step/")
-                    else value.to(master.device)
-                    for key, value in tensors.items()
-                    if key.split("/", 1)[1] == name and not key.startswith("master/")
-                }
+                state: dict[str, Any] = {}
+                for key, value in tensors.items():
+                    part, owner = key.split("/", 1)
+                    if owner != name or part == "master":
+                        continue
+                    if part.startswith(NUMBER):
+                        state[part.removeprefix(NUMBER)] = int(value)
+                    else:
+                        state[part] = value.to(master.device).clone()
                 if state:
                     self.inner.state[master] = state
         self.publish()

@@ -160,17 +160,32 @@ def start(config: RunConfig, *, parent: Path | None = None) -> RunInfo:
 
 def resume(folder: Path) -> RunInfo:
     """Go on with a run from its last complete checkpoint, in a process of its own. Raises ModelError if it runs or is done."""
+    may_resume(folder)
+    return _launch(folder)
+
+
+def must_be_idle(folder: Path) -> None:
+    """Raise ModelError if another process is training in this folder."""
+    found = info(folder)
+    if found.state == "running" and found.process != os.getpid():
+        raise ModelError(
+            f"{folder.name} is being trained by process {found.process}. Stop it: zhiwen finetune --stop {folder}",
+            zh=f"进程 {found.process} 正在训练 {folder.name}。可先停止：zhiwen finetune --stop {folder}",
+        )
+
+
+def may_resume(folder: Path) -> None:
+    """Raise ModelError if the run is done or still running; forget an old wish to stop."""
     found = info(folder)
     if not found.can_resume:
         raise ModelError(
             f"{folder.name} is {found.state}: there is nothing to resume.",
             zh=f"{folder.name} 的状态是 {found.state}，无法续训。",
         )
-    return _launch(folder)
+    (folder / STOP).unlink(missing_ok=True)
 
 
 def _launch(folder: Path) -> RunInfo:
-    (folder / STOP).unlink(missing_ok=True)
     root = Path(__file__).resolve().parent.parent
     paths = [str(root), *filter(None, [os.environ.get("PYTHONPATH", "")])]
     with (folder / LOG).open("ab") as log:

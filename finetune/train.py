@@ -48,9 +48,9 @@ def train(folder: Path, *, listen: Callable[[Event], None] | None = None) -> Run
 
     Raises ZhiwenError with what to do; the run's status says the same, and its last checkpoint stays.
     """
+    run.must_be_idle(folder)
     log = EventLog(folder, listen=listen)
     config = run.read_config(folder)
-    (folder / run.STOP).unlink(missing_ok=True)
     run.write_status(folder, state="running", step=0, total=0)
     try:
         return _Run(folder, config, log).carry_out()
@@ -213,6 +213,7 @@ class _Run:
     # ------------------------------------------------------------ the end
 
     def _stopped(self) -> RunResult:
+        (self.folder / run.STOP).unlink(missing_ok=True)
         self.loop.save()
         plots.draw(events.read(self.folder), folder=self.folder / "plots")
         self._status("stopped", loss=self.loop.last_loss)

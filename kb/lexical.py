@@ -87,16 +87,19 @@ class LexicalIndex:
 
 def open_lexical(folder: Path, store: Store) -> LexicalIndex | None:
     """The index as it lies on disk, which may be older than the store; None if there is none that can be used."""
-    import tantivy
-
     state = _state(folder)
     if state is None or state > store.generation:
         return None
     try:
-        index = tantivy.Index(_schema(), path=str(folder), reuse=True)
+        return LexicalIndex(_opened(folder), generation=state)
     except (ValueError, OSError):
         return None
-    return LexicalIndex(index, generation=state)
+
+
+def _opened(folder: Path) -> Any:
+    import tantivy
+
+    return tantivy.Index(_schema(), path=str(folder), reuse=True)
 
 
 def _state(folder: Path) -> int | None:
@@ -113,28 +116,31 @@ def _state(folder: Path) -> int | None:
 def refresh_lexical(folder: Path, store: Store) -> None:
     """Bring the index to the store's generation; only the holder of the write lock may call it.
 
-    Interrupted at any point, the next call goes on: chunks are deleted before they are added, so none comes twice.
+    A catch-up that was killed is not gone on with but built again: Tantivy uses the numbers of its operations a second time
+    then, and beside files that were left over a deletion can get lost. Nothing is noted before the counts agree.
     """
     target = store.generation
     state = _state(folder)
+    marker = folder / "catching-up"
     if state == target:
         return
-    if state is None or state > target:
+    if state is None or state > target or marker.exists():
         _build(folder, store, target)
         return
     try:
+        marker.touch()
         _catch_up(folder, store, since=state)
+        if len(LexicalIndex(_opened(folder), generation=target)) != store.counts()["chunks"]:
+            raise ValueError("the index and the store do not agree")
     except (ValueError, OSError):
         _build(folder, store, target)
         return
     _write_state(folder, target)
+    marker.unlink()
 
 
 def _catch_up(folder: Path, store: Store, *, since: int) -> None:
-    import tantivy
-
-    index = tantivy.Index(_schema(), path=str(folder), reuse=True)
-    writer = index.writer(heap_size=64_000_000, num_threads=1)
+    writer = _opened(folder).writer(heap_size=64_000_000, num_threads=1)
     for number in store.deleted_since(since):
         writer.delete_documents("id", number)
     for number, _ in store.chunks_since(since):

@@ -136,6 +136,9 @@ def test_a_run_in_a_process_of_its_own_is_followed_and_interrupted(place: Path) 
     )
     with pytest.raises(ModelError, match="running"):
         run.resume(found.folder)
+    with pytest.raises(ModelError, match="being trained"):
+        train(found.folder)
+    assert run.info(found.folder).state == "running", "the attempt leaves the run alone"
     os.kill(found.process, signal.SIGINT)  # Ctrl-C
     reader.join(60)
     assert not reader.is_alive() and seen[-1]["event"] == "end" and seen[-1]["state"] == "stopped"

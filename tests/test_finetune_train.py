@@ -227,6 +227,25 @@ def test_out_of_memory_for_good_says_what_to_change(place: Path, monkeypatch: py
         go(place)
 
 
+@pytest.mark.slow
+def test_compiled_runs_evaluate_and_sample_without_recompiling(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A recompilation after the first step would end the run. The backend is the one without code generation."""
+    import finetune.loop
+
+    compiled = finetune.loop.compile_layers
+    monkeypatch.setattr(finetune.loop, "compile_layers", lambda t: compiled(t, backend="eager"))
+    values = {"val_size": 3, "eval_steps": 2, "sample_steps": 3, "max_steps": 8}
+    torch._dynamo.reset()
+    try:
+        _, found = go(place, compile="on", **values)
+    finally:
+        torch._dynamo.reset()
+    assert [e["event"] for e in found].count("compiled") == 1
+    assert losses(found) == pytest.approx(losses(go(place, **values)[1]), rel=1e-3)
+
+
 @pytest.mark.parametrize(
     "name", ["linear", "cosine", "cosine_with_restarts", "polynomial", "constant", "constant_with_warmup", "inverse_sqrt"]
 )  # fmt: skip

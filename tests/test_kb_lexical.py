@@ -83,18 +83,22 @@ def test_catches_up_and_is_rebuilt(store: Store, tmp_path: Path) -> None:
     assert found(folder, store, "培训") == ["培训计划"]
 
 
-def test_interrupted_between_commit_and_note(store: Store, tmp_path: Path) -> None:
-    """The index is newer than what is noted beside it: going on must not add anything twice."""
+@pytest.mark.parametrize("marked", [True, False])
+def test_interrupted_between_commit_and_note(store: Store, tmp_path: Path, marked: bool) -> None:
+    """The index is newer than what is noted beside it: nothing may come twice, with the mark of a kill or without."""
     folder = tmp_path / "l"
     refresh_lexical(folder, store)
     note = (folder / "zhiwen.json").read_bytes()
     put(store, "新", "培训计划每季度更新。")
     refresh_lexical(folder, store)
     (folder / "zhiwen.json").write_bytes(note)
+    if marked:
+        (folder / "catching-up").touch()
     assert found(folder, store, "培训") == ["培训计划"]
     index = open_lexical(folder, store)
     assert index is not None
     assert len(index) == 5
+    assert not (folder / "catching-up").exists()
 
 
 def test_damaged_index_cannot_be_opened(store: Store, tmp_path: Path) -> None:

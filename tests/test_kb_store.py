@@ -134,7 +134,7 @@ def test_not_a_database(tmp_path: Path) -> None:
     path = tmp_path / "名" / "kb.sqlite"
     path.parent.mkdir()
     path.write_bytes(b"not a database at all" * 100)
-    with pytest.raises(KnowledgeBaseError, match="Delete the folder .*名 and index again"):
+    with pytest.raises(KnowledgeBaseError, match=r"Delete the folder .*名 and index again"):
         Store(path)
     with pytest.raises(KnowledgeBaseError, match="does not exist"):
         Store(tmp_path / "none.sqlite")

@@ -213,6 +213,42 @@ def test_generator_protocol(loaded: LoadedModel) -> None:
     assert "".join(p.text for p in pieces) == loaded.tokenizer.decode(ids)
 
 
+def test_the_captured_layout_writes_the_same(loaded: LoadedModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fixed buffers, rounded lengths and idle rows, as a CUDA graph has them; only the recording itself is left out."""
+    import torch
+
+    from rag.chatglm3.engine.graph import Captured
+
+    def record(self: Any, decode: Any, device: Any, pool: Any) -> Any:
+        self._logits = decode()
+        return lambda: self._logits.copy_(decode())
+
+    monkeypatch.setattr(Captured, "_record", record)
+    monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: (0, 0))
+    with Engine(loaded, config=EngineConfig(slots=4, loop_guard=False)) as engine:
+        engine._stepper._capture = True
+        cases = [(q, adapter) for q in QUESTIONS for adapter in ("", "red", "blue")]
+        expected = [reference(loaded, prompt(loaded, q), adapter=a) for q, a in cases]
+        first = engine.submit(prompt(loaded, QUESTIONS[0]), options=GREEDY)
+        first.text()
+        assert [key[1] for key in engine._stepper._graphs] == [1], "one person: one row"
+        tickets = [
+            engine.submit(prompt(loaded, q), options=GenerateOptions(max_tokens=24, adapter=a))
+            for q, a in cases
+        ]
+        for ticket in tickets:
+            ticket.text()
+        kept = prompt(loaded, QUESTIONS[0])
+        before = engine.prompt_tokens_computed
+        again = engine.submit(kept, options=GREEDY)
+        again.text()
+        assert engine.prompt_tokens_computed - before <= len(kept)
+        widths = {key[1] for key in engine._stepper._graphs}
+    assert widths == {1, 4}
+    assert [t.ids for t in tickets] == expected
+    assert first.ids == again.ids == expected[0], "idle rows left the kept beginnings as they were"
+
+
 # ---------------------------------------------------------------- parts
 
 

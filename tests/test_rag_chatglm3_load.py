@@ -120,23 +120,20 @@ def test_what_cannot_be(base: Path, tmp_path: Path) -> None:
         LoadConfig(quantise="int4")  # type: ignore[arg-type]
 
 
-CHILD = """
-import sys, torch, bitsandbytes as bnb
-if sys.argv[1] == "cured":
-    from rag.chatglm3.bnb import prepare_bitsandbytes
-    prepare_bitsandbytes()
-torch.manual_seed(0)
-plain = torch.nn.Linear(128, 64, bias=False)
-layer = bnb.nn.Linear4bit(128, 64, bias=False, compute_dtype=torch.bfloat16, quant_type="nf4")
-layer.load_state_dict(plain.state_dict())
-layer = layer.to("cpu")
-x = torch.randn(3, 128, dtype=torch.bfloat16)
-before = layer.weight.data.clone()
-with torch.no_grad():
-    layer.eval()(x)
-same = before.shape == layer.weight.data.shape and torch.equal(before, layer.weight.data)
-print("kept" if same else "repacked")
-"""
+def repacks() -> bool:
+    """Whether a forward pass in evaluation mode changes the 4-bit weights of a layer."""
+    import bitsandbytes
+    import torch
+
+    torch.manual_seed(0)
+    plain = torch.nn.Linear(128, 64, bias=False)
+    layer = bitsandbytes.nn.Linear4bit(128, 64, bias=False, compute_dtype=torch.bfloat16, quant_type="nf4")
+    layer.load_state_dict(plain.state_dict())
+    layer = layer.to("cpu")
+    before = layer.weight.data.clone()
+    with torch.no_grad():
+        layer.eval()(torch.randn(3, 128, dtype=torch.bfloat16))
+    return before.shape != layer.weight.data.shape or not torch.equal(before, layer.weight.data)
 
 
 @pytest.mark.slow
@@ -144,18 +141,19 @@ def test_bitsandbytes_still_needs_its_cure() -> None:
     import bitsandbytes.functional as functional
     import torch
 
+    from rag.chatglm3.bnb import prepare_bitsandbytes
+
     has = getattr(functional, "has_avx512bf16", None)
     if has is None or not getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)():
         pytest.skip("bitsandbytes repacks weights on CPUs with AVX512-BF16 only")
-    said = {
-        how: subprocess.run(
-            [sys.executable, "-c", CHILD, how],
-            capture_output=True,
-            text=True,
-            check=True,
-            cwd=Path(__file__).parent.parent,
-        ).stdout.strip()
-        for how in ("cured", "plain")
-    }
-    assert said["cured"] == "kept"
-    assert said["plain"] == "repacked", "bitsandbytes no longer repacks: rag/chatglm3/bnb.py can go"
+    here = Path(__file__).parent
+    code = "from test_rag_chatglm3_load import repacks; print(repacks())"
+    child = subprocess.run(
+        [sys.executable, "-c", f"import sys; sys.path[:0] = {[str(here), str(here.parent)]}; {code}"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert child.stdout.strip() == "True", "bitsandbytes no longer repacks: rag/chatglm3/bnb.py can go"
+    prepare_bitsandbytes()
+    assert not repacks()

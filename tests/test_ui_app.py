@@ -140,6 +140,8 @@ def test_rename_and_delete_a_knowledge_base(indexed: Path) -> None:
 def test_settings_are_kept_whole_or_not_at_all(home: Path) -> None:
     at = show("settings").run()
     assert not at.exception and "没有配置语言模型" in texts(at)
+    at.session_state["settings-part"] = "设置"
+    at.run()
     at.number_input(key="set-search.limit").set_value(5)
     button(at, "保存").click().run()
     assert "limit = 5" in (home / "zhiwen.toml").read_text(encoding="utf-8")

@@ -10,7 +10,8 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from finetune import run
-from tiny_training import write_facts
+from finetune.train import train
+from tests.tiny_training import write_facts
 from ui import training
 from ui.settings import Settings
 
@@ -26,7 +27,7 @@ def script() -> None:
 def opened(**state: Any) -> AppTest:
     page = AppTest.from_function(script, default_timeout=90)
     for name, value in state.items():
-        page.session_state[name.replace("_", "-")] = value
+        page.session_state[name.replace("_", "-", 1)] = value
     return page.run()
 
 
@@ -197,12 +198,12 @@ def test_train_stop_resume_and_compare(with_facts: Path) -> None:
         {"dataset": str(with_facts / "datasets" / "facts.json"), "model_name_or_path": "tiny", "max_steps": 3,
          "finetuning_type": "lora", "sample_tokens": 4},
     )  # fmt: skip
-    second = run.start(training.built(Settings(home=with_facts), short), parent=with_facts / "runs")
-    wait(second.folder, "done")
+    second = run.create(training.built(Settings(home=with_facts), short), parent=with_facts / "runs")
+    train(second)
     page = opened(ft_part="runs")
     assert not page.exception
     assert len(page.multiselect(key="ft-several").value) == 2
-    assert f"ft-try-{second.folder.name}" in [b.key for b in page.button]
+    assert f"ft-try-{second.name}" in [b.key for b in page.button]
     assert "第 3 步" in words(page)
 
 

@@ -58,6 +58,8 @@ def start_answer(
         turn = len(before.turns) if before else 0
         made = LiveAnswer(talk, turn)
         history.append(talk, "ask", turn=turn, question=question, chosen=chosen)
+        for other in [name for name, old in _live.items() if old.done.is_set()]:
+            del _live[other]
         _live[talk] = made
     threading.Thread(target=_write, args=(history, made, begin), name=f"answer-{talk}", daemon=True).start()
     return made
@@ -79,7 +81,6 @@ def _write(history: History, live: LiveAnswer, begin: Begin) -> None:
             zh="回答时出错，详情在运行 zhiwen ui 的终端里。",
             en="Answering failed; the terminal that runs zhiwen ui says why.",
         )
-        raise
     finally:
         live.done.set()
 

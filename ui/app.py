@@ -8,7 +8,7 @@ from pathlib import Path
 
 import streamlit as st
 
-from ui.pages import ask, finetune, frame, knowledge, settings, warm
+from ui.pages import ask, compare, finetune, frame, knowledge, settings, warm
 from ui.text import pick
 
 
@@ -33,6 +33,7 @@ PAGES = (
         "knowledge", "知识库", "Knowledge bases", ":material/library_books:", knowledge.page, wide=True
     ),
     PageEntry("finetune", "微调", "Fine-tune", ":material/model_training:", finetune.page, wide=True),
+    PageEntry("compare", "对比", "Compare", ":material/compare:", compare.page, wide=True),
     PageEntry("settings", "设置与检查", "Settings and checks", ":material/tune:", settings.page),
 )
 
@@ -68,7 +69,7 @@ def main() -> None:
         st.sidebar.page_link(made[entry.name], icon=entry.icon)
     frame.language_switch()
     frame.say_now()
-    chosen.run()
+    frame.run_safely(chosen.run)
 
 
 main()

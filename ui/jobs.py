@@ -30,7 +30,7 @@ from typing import Any, Literal
 from kb.errors import DataError, ZhiwenError
 from kb.lock import is_locked, write_lock
 
-KINDS = {"index": "ui.index_job"}
+KINDS = {"index": "ui.index_job", "compare": "ui.compare_job", "damage": "ui.damage_job"}
 """Kind -> module with `run(given: dict, *, job: RunningJob) -> dict`."""
 
 State = Literal["running", "done", "stopped", "failed"]

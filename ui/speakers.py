@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from finetune.adapters import AdapterRecord
     from rag.generate.chatglm3 import ChatGLM3Generator
 
+CONTEXT = 8192
+"""Tokens that ChatGLM3 was made for; the memory plan counts with them where no context is set."""
 BASE = "base"
 """What the model without an adapter is called in a comparison."""
 
@@ -158,6 +160,12 @@ def open_model(
     from rag.chatglm3.load import LoadConfig, load
     from rag.generate.chatglm3 import ChatGLM3Generator
 
-    config = LoadConfig(dtype=wanted.dtype, quantise=wanted.quantise, device=wanted.device)  # type: ignore[arg-type]
+    engine = EngineConfig(context=wanted.context_tokens)
+    config = LoadConfig(
+        dtype=wanted.dtype,  # type: ignore[arg-type]
+        quantise=wanted.quantise,  # type: ignore[arg-type]
+        device=wanted.device,
+        cached_tokens=engine.slots * (engine.context or CONTEXT),
+    )
     loaded = load(folder, adapters=adapters, config=config)
-    return ChatGLM3Generator(loaded, config=EngineConfig(context=wanted.context_tokens), adapter=default)
+    return ChatGLM3Generator(loaded, config=engine, adapter=default)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from itertools import pairwise
 
 from kb.knowledge import KnowledgeBase
 from kb.types import StoredPassage
@@ -69,9 +70,10 @@ def _of_document(passages: Sequence[StoredPassage]) -> list[str]:
 def heading_lines(text: str) -> list[str]:
     """Short lines that stand before a long one: headings within a passage."""
     lines = [line.strip() for line in text.split("\n") if line.strip()]
-    pairs = zip(lines, lines[1:], strict=False)
-    bare = [_NUMBERING.sub("", line) for line, after in pairs if len(line) <= 16 and len(after) > 20]
-    return [line for line in bare if 2 <= len(line) and not re.search(r"[，。；：、|,;:.!?！？\d]", line)]
+    bare = [
+        _NUMBERING.sub("", line) for line, after in pairwise(lines) if len(line) <= 16 and len(after) > 20
+    ]
+    return [line for line in bare if len(line) >= 2 and not re.search(r"[，。；：、|,;:.!?！？\d]", line)]
 
 
 def _telling(heading: str, title: str) -> bool:

@@ -65,7 +65,7 @@ def known_sets(settings: Settings) -> list[SetChoice]:
     return found
 
 
-def why_not(settings: Settings, name: str, size: int) -> tuple[str, str] | None:
+def why_not(folder: Path, name: str, size: int) -> tuple[str, str] | None:
     """Chinese and English reason why a file of this name and size is not taken; None if it is."""
     from finetune.data.rows import SUFFIXES
 
@@ -81,7 +81,6 @@ def why_not(settings: Settings, name: str, size: int) -> tuple[str, str] | None:
         return "是空文件", "is empty"
     if size > LARGEST:
         return f"超过 {LARGEST // 1_000_000} MB，请拆分", f"larger than {LARGEST // 1_000_000} MB: split it"
-    folder = datasets_folder(settings)
     if not (folder / name).resolve().is_relative_to(folder.resolve()):
         return "会写到文件夹之外", "it would be written outside the folder"
     if not (folder / name).exists() and folder.is_dir() and len(list(folder.iterdir())) >= MOST_FILES:
@@ -89,14 +88,19 @@ def why_not(settings: Settings, name: str, size: int) -> tuple[str, str] | None:
     return None
 
 
-def take(settings: Settings, files: Sequence[Upload]) -> tuple[list[Path], list[Refused]]:
-    """Keep uploaded data files, whole; one of the same name is replaced. Returns what was taken and what was not."""
-    folder = datasets_folder(settings)
+def take(
+    settings: Settings, files: Sequence[Upload], *, folder: Path | None = None
+) -> tuple[list[Path], list[Refused]]:
+    """Keep uploaded data files, whole; one of the same name is replaced. Returns what was taken and what was not.
+
+    `folder`: instead of the data sets' folder.
+    """
+    folder = folder or datasets_folder(settings)
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     taken: list[Path] = []
     refused: list[Refused] = []
     for file in files:
-        if reason := why_not(settings, file.name, file.size):
+        if reason := why_not(folder, file.name, file.size):
             refused.append(Refused(file.name, *reason))
             continue
         file.seek(0)

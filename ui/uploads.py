@@ -9,9 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Protocol
 
-from kb.errors import KnowledgeBaseError
+from kb.errors import KnowledgeBaseError, ZhiwenError
 from kb.knowledge import KnowledgeBase
 from kb.load import SUPPORTED
+from ui import wiring
+from ui.settings import Settings
 
 LARGEST = 200_000_000
 """Bytes of one file."""
@@ -76,6 +78,30 @@ def take(kb: KnowledgeBase, files: Sequence[Upload]) -> tuple[list[str], list[Re
             draft.unlink(missing_ok=True)
         taken.append(file.name)
     return taken, refused
+
+
+def rebuild(settings: Settings, kb: KnowledgeBase) -> Path:
+    """Make the knowledge base anew, empty, with the embedder of the settings; uploads stay. Returns the folder to index.
+
+    Raises EmbedderError before anything is deleted, KnowledgeBaseBusy while it is being written.
+    """
+    source, name = kb.source, kb.name
+    own = source is None or source == kb.uploads.resolve()
+    wiring.new_embedder(settings)
+    aside = settings.home / "kb" / f".{name}.uploads"
+    if own and kb.uploads.is_dir() and not kb.writer:
+        os.replace(kb.uploads, aside)
+    try:
+        made, _ = wiring.open_or_create(settings, name, rebuild=True)
+    except ZhiwenError:
+        if aside.is_dir():
+            os.replace(aside, kb.uploads)
+        raise
+    if aside.is_dir():
+        os.replace(aside, made.uploads)
+    folder = made.uploads.resolve() if own or source is None else source
+    made.store.set_meta("folder", str(folder))
+    return folder
 
 
 def copy(file: Upload, out: IO[bytes]) -> None:

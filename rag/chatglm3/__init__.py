@@ -10,6 +10,8 @@ What to read, in the order in which a model comes into use:
     export.py        standard folder -> official layout, for llama.cpp and old tools
     import_adapter.py  old LoRA and P-tuning v2 checkpoints -> PEFT adapters
     chat.py          messages -> ids and loss mask, the one prompt encoder for training and answering
+    base.py          which base an adapter belongs to; adapters.py: what an adapter folder says, whether it does anything
+    memory.py        what will be needed and what the device has
     load.py          standard folder (+ adapters) -> a model on a device, with its memory plan said first
     engine/          many requests at once -> streamed tokens
 

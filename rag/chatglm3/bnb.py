@@ -11,6 +11,11 @@ from __future__ import annotations
 
 def prepare_bitsandbytes() -> None:
     """Call before any quantised model is loaded. May be called again."""
+    import logging
+
     import bitsandbytes.nn.modules as modules
 
+    logging.getLogger("bitsandbytes").setLevel(
+        logging.ERROR
+    )  # it says aloud that an optional package is missing
     modules.has_avx512bf16 = lambda: False

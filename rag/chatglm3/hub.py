@@ -46,6 +46,8 @@ class RemoteFile:
     sha256: str
     """Empty if the hub does not say (small files on Hugging Face)."""
     url: str
+    git_sha1: str = ""
+    """Of small files on Hugging Face: sha1 of "blob <size>\\0" and the content, as git computes it."""
 
 
 class Hub(Protocol):
@@ -105,7 +107,9 @@ class HuggingFace:
             path = str(entry.get("path", ""))
             where = f"{self._root}/{model}/resolve/{quote(revision, safe='')}/{quote(path)}"
             size = int(lfs.get("size") or entry.get("size") or 0)
-            found.append(RemoteFile(path, size, str(lfs.get("oid", "")).removeprefix("sha256:"), where))
+            sha256 = str(lfs.get("oid", "")).removeprefix("sha256:")
+            git = "" if sha256 else str(entry.get("oid", ""))
+            found.append(RemoteFile(path, size, sha256, where, git))
         return found
 
 

@@ -6,6 +6,7 @@ loaded = load(Path("models/chatglm3-6b"), adapters={"zhouyi": Path("runs/zhouyi"
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -181,7 +182,10 @@ def _from_pretrained(
 ) -> Any:
     import torch
     from transformers import GlmForCausalLM
+    from transformers.utils import logging
 
+    if not sys.stderr.isatty():
+        logging.disable_progress_bar()
     options: dict[str, Any] = {
         "dtype": getattr(torch, dtype),
         "device_map": device,

@@ -6,6 +6,7 @@ it broke off.
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -152,7 +153,12 @@ def _fetch(
 def _right(path: Path, file: RemoteFile) -> bool:
     if file.size >= 0 and path.stat().st_size != file.size:
         return False
-    return not file.sha256 or sha256_of(path) == file.sha256
+    if file.sha256:
+        return sha256_of(path) == file.sha256
+    if len(file.git_sha1) == 40:
+        content = path.read_bytes()  # small: large files come with a sha256
+        return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest() == file.git_sha1
+    return True
 
 
 def _stream(client: httpx.Client, file: RemoteFile, part: Path, tell: Callable[[int], object]) -> None:

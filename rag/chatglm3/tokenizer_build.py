@@ -34,6 +34,26 @@ CHATGLM2_TEMPLATE = (
 )
 """ChatGLM2 knows no roles: rounds of question and answer in plain text."""
 
+NORMALISER: dict[str, Any] = {
+    "type": "Sequence",
+    "normalizers": [
+        {"type": "Prepend", "prepend": SPACE},
+        {"type": "Replace", "pattern": {"String": " "}, "content": SPACE},
+    ],
+}
+"""A dummy prefix, and a mark for every space."""
+
+DECODER: dict[str, Any] = {
+    "type": "Sequence",
+    "decoders": [
+        {"type": "Replace", "pattern": {"String": SPACE}, "content": " "},
+        {"type": "ByteFallback"},
+        {"type": "Fuse"},
+        {"type": "Strip", "content": " ", "start": 1, "stop": 0},
+    ],
+}
+"""The way back."""
+
 
 def tokenizer_json(model: PieceModel) -> dict[str, Any]:
     """`tokenizer.json`: byte-pair encoding by score, byte fallback, a dummy prefix for every segment."""
@@ -60,13 +80,7 @@ def tokenizer_json(model: PieceModel) -> dict[str, Any]:
         "truncation": None,
         "padding": None,
         "added_tokens": added,
-        "normalizer": {
-            "type": "Sequence",
-            "normalizers": [
-                {"type": "Prepend", "prepend": SPACE},
-                {"type": "Replace", "pattern": {"String": " "}, "content": SPACE},
-            ],
-        },
+        "normalizer": NORMALISER,
         "pre_tokenizer": None,
         "post_processor": {
             "type": "TemplateProcessing",
@@ -80,15 +94,7 @@ def tokenizer_json(model: PieceModel) -> dict[str, Any]:
                 name: {"id": name, "ids": [number], "tokens": [name]} for name, number in start
             },
         },
-        "decoder": {
-            "type": "Sequence",
-            "decoders": [
-                {"type": "Replace", "pattern": {"String": SPACE}, "content": " "},
-                {"type": "ByteFallback"},
-                {"type": "Fuse"},
-                {"type": "Strip", "content": " ", "start": 1, "stop": 0},
-            ],
-        },
+        "decoder": DECODER,
         "model": {
             "type": "BPE",
             "dropout": None,

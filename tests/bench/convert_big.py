@@ -31,8 +31,8 @@ BIG = {
 }
 
 
-def make_official(folder: Path) -> Path:
-    """An official folder of full size in seven shards, streamed: repeated random rows, so that it is made quickly."""
+def make_official(folder: Path, *, layers: int = 28) -> Path:
+    """An official folder of full size (or with fewer layers) in seven shards, streamed: repeated random rows, so that it is made quickly."""
     import torch
     from tiny_chatglm3 import CONFIG, shape_of, write_tokenizer_model
 
@@ -40,7 +40,7 @@ def make_official(folder: Path) -> Path:
     from rag.chatglm3.shards import Planned, SafetensorsWriter
 
     folder.mkdir(parents=True)
-    config = {**CONFIG, **BIG}
+    config = {**CONFIG, **BIG, "num_layers": layers}
     (folder / "config.json").write_text(json.dumps(config))
     write_tokenizer_model(folder / "tokenizer.model")
     shape = shape_of(config)
@@ -68,7 +68,7 @@ def make_official(folder: Path) -> Path:
     return folder
 
 
-def step(name: str, work: Path) -> None:
+def step(name: str, work: Path, layers: int) -> None:
     """One step, in a process of its own; prints its figures."""
     from rag.chatglm3.convert import convert
     from rag.chatglm3.export import export
@@ -76,7 +76,7 @@ def step(name: str, work: Path) -> None:
 
     start = time.perf_counter()
     if name == "make":
-        make_official(work / "official")
+        make_official(work / "official", layers=layers)
     elif name == "convert":
         convert(work / "official", target=work / "glm")
     elif name == "verify":
@@ -98,20 +98,34 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--step", default="")
+    parser.add_argument(
+        "--layers", type=int, default=28, help="fewer for a quick look; no result is written then"
+    )
     args = parser.parse_args()
     if args.step:
-        step(args.step, args.work)
+        step(args.step, args.work, args.layers)
         return
     args.work.mkdir(parents=True)
     lines = []
     try:
         for name in ("make", "convert", "verify", "export"):
-            command = [sys.executable, __file__, "--work", str(args.work), "--step", name]
+            command = [
+                sys.executable,
+                __file__,
+                "--work",
+                str(args.work),
+                "--step",
+                name,
+                "--layers",
+                str(args.layers),
+            ]
             done = subprocess.run(command, capture_output=True, text=True, check=True)
             lines.append(json.loads(done.stdout.splitlines()[-1]))
             print(lines[-1], flush=True)
     finally:
         shutil.rmtree(args.work)
+    if args.layers != 28:
+        return
     report = {"date": datetime.date.today().isoformat(), "limit": "3 GB", "steps": lines}
     folder = ROOT / "tests" / "bench" / "results"
     folder.mkdir(exist_ok=True)

@@ -60,7 +60,7 @@ def make_adapter(base: Path, work: Path) -> Path:
     tensors = {}
     for name, size in native_shapes(read_native(base)).items():
         stem = name.removesuffix(".weight")
-        if name.endswith(".weight") and stem.rsplit(".", 1)[1] in NATIVE_TARGETS:
+        if name.endswith(".weight") and stem.split(".")[-1] in NATIVE_TARGETS:
             tensors[f"base_model.model.{stem}.lora_A.weight"] = torch.randn(16, size[1]) * 0.01
             tensors[f"base_model.model.{stem}.lora_B.weight"] = torch.randn(size[0], 16) * 0.01
     save_file(tensors, folder / "adapter_model.safetensors")

@@ -208,28 +208,28 @@ def main() -> int:
         return 0
     embedder = open_embedder(EmbedderConfig(model=str(args.model)))
     pools = {n: READERS[n](args.data).sample(60, seed=3) for n in ("cmrc", "dureader", "stard", "lcqmc")}
+    today = datetime.now(UTC).strftime("%Y-%m-%d")
+    out = args.out or Path(__file__).parent / "results" / f"retrieval-{today}.json"
     found: dict[str, Any] = {}
     began = time.perf_counter()
     for name in args.sets.split(","):
         family = name.split("-")[0]
-        foreign = [q for n, pool in pools.items() if n != family for q in pool.questions][: 3 * FOREIGN]
+        foreign = [q for n, pool in pools.items() if n != family for q in pool.questions]
         found[name] = measure(
             name, args.data, embedder=embedder, count=args.questions, seed=args.seed, foreign=foreign
         )
         print(table({name: found[name]}).splitlines()[-1], flush=True)
+        record = {
+            "date": today,
+            "embedder": embedder.name,
+            "fingerprint": embedder.fingerprint,
+            "seed": args.seed,
+            "seconds": round(time.perf_counter() - began, 1),
+            "sets": found,
+        }
+        out.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        picture(out.with_suffix(".png"), found)
     print("\n" + table(found))
-    today = datetime.now(UTC).strftime("%Y-%m-%d")
-    out = args.out or Path(__file__).parent / "results" / f"retrieval-{today}.json"
-    record = {
-        "date": today,
-        "embedder": embedder.name,
-        "fingerprint": embedder.fingerprint,
-        "seed": args.seed,
-        "seconds": round(time.perf_counter() - began, 1),
-        "sets": found,
-    }
-    out.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    picture(out.with_suffix(".png"), found)
     return 0
 
 

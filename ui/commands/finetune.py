@@ -65,7 +65,7 @@ def run(args: argparse.Namespace) -> int:
     if args.resume is not None:
         if args.background:
             return _told(runs.resume(args.resume).folder)
-        _may_resume(args.resume)
+        runs.may_resume(args.resume)
         return _train(args.resume)
     settings = arguments.settings_of(args)
     base = settings.generator.model if settings.generator.kind == "chatglm3" else ""
@@ -85,18 +85,6 @@ def _say_tiny(config: RunConfig) -> None:
                 f"使用极小的随机模型（{config.data.model_name_or_path}）：它只会说学到的话。",
                 f"Using a tiny random model ({config.data.model_name_or_path}): it can only say what it learns.",
             )
-        )
-
-
-def _may_resume(folder: Path) -> None:
-    from finetune import run as runs
-    from kb.errors import ModelError
-
-    found = runs.info(folder)
-    if not found.can_resume:
-        raise ModelError(
-            f"{folder.name} is {found.state}: there is nothing to resume.",
-            zh=f"{folder.name} 的状态是 {found.state}，无法续训。",
         )
 
 

@@ -127,8 +127,14 @@ def options(*, host: str, port: int) -> dict[str, object]:
 
 def serve(*, host: str, port: int) -> None:
     """Run Streamlit in this process until it is ended."""
+    import pandas  # noqa: F401  before the first visitor waits for it
+    from streamlit.runtime.pages_manager import PagesManager
     from streamlit.web import bootstrap
 
+    from ui.pages import ask, knowledge, settings  # noqa: F401
+
+    # app.py lists the pages. Without this, the first address asked for (/finetune) would run ui/pages/finetune.py as a script.
+    PagesManager.uses_pages_directory = False
     chosen = options(host=host, port=port)
     flags = {key.replace(".", "_"): value for key, value in chosen.items()}
     bootstrap.load_config_options(flag_options=flags)

@@ -51,9 +51,8 @@ def show_talk(settings: Settings, talk_id: str, chosen: Chosen) -> None:
             if live is None or turn.number != live.turn:
                 show_turn(settings, talk, turn)
     asked = st.chat_input(hint(), key="question", disabled=live is not None or not chosen.kbs, max_chars=4000)
-    if asked and asked.strip():
-        live = send(settings, talk_id, asked.strip(), chosen) or live
-        talk = history.load(talk_id)
+    if asked and asked.strip() and send(settings, talk_id, asked.strip(), chosen) is not None:
+        st.rerun()
     if live is not None and talk is not None:
         show_live(live, talk.turns[live.turn].question)
         st.rerun()

@@ -14,6 +14,8 @@ from ui.pages.safe import plain
 from ui.settings import Settings
 from ui.text import pick
 
+WIDTH = 34
+"""Half-width characters of a name in the list."""
 SHOWN = 25
 """Conversations in the list; the rest is found by searching."""
 
@@ -88,7 +90,13 @@ def side_bar(settings: Settings, talk_id: str) -> None:
 def shorten(name: str) -> str:
     """One line for the side bar."""
     line = " ".join(name.split())
-    return line if len(line) <= 18 else line[:17] + "…"
+    room, kept = WIDTH, ""
+    for character in line:
+        room -= 1 if character.isascii() else 2
+        if room < 0:
+            return kept.rstrip() + "…"
+        kept += character
+    return kept
 
 
 def actions(settings: Settings, talk: Talk) -> None:

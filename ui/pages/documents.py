@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
 
 import streamlit as st
@@ -42,7 +43,7 @@ def show_documents(settings: Settings, kb: KnowledgeBase, *, busy: bool) -> None
     told = [f"{MARKS[v]} {pick(*VERDICTS[v])} {n}" for v, n in counts.items() if n]
     st.caption(plain(pick(f"{len(documents)} 个文档，", f"{len(documents)} documents: ") + "，".join(told)))
     event = st.dataframe(
-        [row(d) for d in documents],
+        rows(documents),
         hide_index=True,
         on_select="rerun",
         selection_mode="single-row",
@@ -50,7 +51,7 @@ def show_documents(settings: Settings, kb: KnowledgeBase, *, busy: bool) -> None
         height=min(440, 38 + 35 * len(documents)),
         column_config={
             "": st.column_config.TextColumn(width=30),
-            pick("文件", "file"): st.column_config.TextColumn(width="large"),
+            pick("文件", "file"): st.column_config.TextColumn(width="medium"),
             **dict.fromkeys(
                 (pick("页", "pages"), pick("段落", "passages"), "KB"), st.column_config.Column(width=60)
             ),
@@ -76,18 +77,23 @@ def show_documents(settings: Settings, kb: KnowledgeBase, *, busy: bool) -> None
         show_one(settings, kb, documents[names.index(picked)], busy=busy)
 
 
-def row(document: Document) -> dict[str, object]:
-    """One line of the table."""
-    return {
-        "": MARKS[document.verdict],
-        pick("文件", "file"): document.name,
-        pick("页", "pages"): document.pages,
-        pick("段落", "passages"): document.passages,
-        pick("类型", "kind"): document.kind,
-        "KB": round(document.size / 1000, 1),
-        pick("编码", "encoding"): document.encoding,
-        pick("索引时间", "indexed"): local_time(document.indexed_at),
-    }
+def rows(documents: Sequence[Document]) -> list[dict[str, object]]:
+    """The lines of the table."""
+    file, pages, passages = pick("文件", "file"), pick("页", "pages"), pick("段落", "passages")
+    kind, encoding, indexed = pick("类型", "kind"), pick("编码", "encoding"), pick("索引时间", "indexed")
+    return [
+        {
+            "": MARKS[d.verdict],
+            file: d.name,
+            pages: d.pages,
+            passages: d.passages,
+            kind: d.kind,
+            "KB": round(d.size / 1000, 1),
+            encoding: d.encoding,
+            indexed: local_time(d.indexed_at),
+        }
+        for d in documents
+    ]
 
 
 def local_time(moment: str) -> str:

@@ -28,7 +28,7 @@ def page() -> None:
         label_visibility="collapsed",
         required=True,
     )
-    gpu.show_holders(settings)
+    gpu.show_holders(settings, training=part != "runs")
     with frame.explained(settings):
         if part == "runs":
             show_runs(settings)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import logging
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
@@ -95,6 +96,21 @@ def _history(home: Path) -> History:
 def history(settings: Settings) -> History:
     """The conversations of this home, shared by all sessions."""
     return _history(settings.home)
+
+
+def run_safely(show: Callable[[], None]) -> None:
+    """What nobody foresaw is logged whole, and told without its inside; the rest of the frame stays."""
+    try:
+        show()
+    except Exception:
+        logging.getLogger("zhiwen.ui").exception("a page failed")
+        st.error(
+            pick(
+                "这个页面出错了，详情在运行 zhiwen ui 的终端里。刷新可以重试。",
+                "This page failed; the terminal that runs zhiwen ui says why. Reload to try again.",
+            ),
+            icon=":material/error:",
+        )
 
 
 def say_later(text: str) -> None:

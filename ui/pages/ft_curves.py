@@ -36,7 +36,8 @@ def show_curves(events: Events) -> None:
     left, right = st.columns([3, 2])
     with left:
         st.caption(pick("损失", "Loss"))
-        chart(rows, colours=("#9db8b0", "#2f6f5e", "#c96a11"), order=(raw, mean, held), height=300)
+        lines = (raw, mean, held) if evaluations else (raw, mean)
+        chart(rows, colours=("#9db8b0", "#2f6f5e", "#c96a11"), order=lines, height=300)
     with right:
         st.caption(pick("学习率", "Learning rate"))
         chart(

@@ -48,8 +48,7 @@ def show_runs(settings: Settings) -> None:
     names = [run.folder.name for run in runs]
     if st.session_state.get("ft-run") not in names:
         st.session_state["ft-run"] = names[0]
-    words = {run.folder.name: label(run) for run in runs}
-    chosen = st.selectbox(pick("哪一次训练", "Which run"), names, format_func=words.__getitem__, key="ft-run")
+    chosen = st.selectbox(pick("哪一次训练", "Which run"), names, key="ft-run")
     run = runs[names.index(chosen)]
     if run.state == "running":
         follow(run, settings)
@@ -65,11 +64,6 @@ def show_runs(settings: Settings) -> None:
             key="ft-several",
         )
         show_overlay({name: events_of(runs_folder(settings) / name) for name in several})
-
-
-def label(run: RunInfo) -> str:
-    """ "zhouyi-qlora-20261121-120000 · 训练中"."""
-    return f"{run.folder.name} · {pick(*STATES[run.state][:2])}"
 
 
 def show_table(runs: list[RunInfo]) -> None:

@@ -62,7 +62,8 @@ def show_setup(settings: Settings, sets: tuple[str, ...]) -> None:
         )
     name = st.text_input(
         pick("给这次训练起个名字", "Name of this run"),
-        key=FORM.key("name", suggested_name(values, sets)),
+        key=FORM.key("name", ""),
+        placeholder=suggested_name(values, sets),
         max_chars=60,
     )
     FORM.keep("name", name)

@@ -10,13 +10,16 @@ from kb.calibration import Calibration, calibration_of
 from kb.errors import ZhiwenError
 from kb.knowledge import KnowledgeBase
 from kb.rename import rename
-from ui import wiring
+from ui import uploads, wiring
 from ui.pages import frame
 from ui.pages.job_view import begin_index
 from ui.pages.safe import plain
 from ui.reasons import problem_words
 from ui.settings import Settings
 from ui.text import pick
+
+USUAL_COSINE = 0.4
+"""Dense score at which the picture of the calibration is drawn."""
 
 
 def show_care(settings: Settings, kb: KnowledgeBase, *, busy: bool) -> None:
@@ -83,11 +86,17 @@ def show_calibration(found: Calibration) -> None:
             )
         )
     right.image(picture(found), width="stretch")
+    right.caption(
+        pick(
+            "横轴：段落里有问题中的多少词；纵轴：可信度；红虚线以下拒答。三条线是字词匹配的三种强弱。",
+            "Across: how much of the question's words a passage holds; up: confidence; below the red line it refuses.",
+        )
+    )
 
 
 @lru_cache(maxsize=64)
 def picture(found: Calibration) -> bytes:
-    """PNG: confidence over the share of the question that is held, at three distances of the dense leg."""
+    """PNG: confidence over the share of the question's terms that a passage holds, at three strengths of the word match."""
     import io
 
     import numpy as np
@@ -98,10 +107,10 @@ def picture(found: Calibration) -> bytes:
     figure = Figure(figsize=(6, 2.8), dpi=110, layout="constrained")
     axes = figure.add_subplot()
     shares = np.linspace(0, 1, 101, dtype=np.float32)
-    for z, colour in ((0.0, "#b9cfc7"), (2.0, "#6fa08f"), (5.0, "#2f6f5e")):
-        level, none = np.full_like(shares, z), np.zeros_like(shares)
-        evidence = Evidence(np.arange(101), none, level, none, 0.0, shares)
-        axes.plot(shares, found.confidence(evidence), color=colour, label=f"dense z = {z:g}")
+    none, near = np.zeros_like(shares), np.full_like(shares, USUAL_COSINE)
+    for words, colour in ((0.0, "#b9cfc7"), (0.3, "#6fa08f"), (0.6, "#2f6f5e")):
+        evidence = Evidence(np.arange(101), near, none, np.full_like(shares, words), 1.0, shares)
+        axes.plot(shares, found.confidence(evidence), color=colour, label=f"word match {words:g}")
     axes.axhline(found.threshold, color="#c0392b", linestyle="--", label=f"threshold {found.threshold:.2f}")
     axes.set(
         xlabel="share of the question's terms in the passage",
@@ -118,21 +127,16 @@ def picture(found: Calibration) -> bytes:
 
 def rebuild(settings: Settings, kb: KnowledgeBase, *, busy: bool) -> None:
     """Delete what was made and make it again from the files."""
-    own = kb.source == kb.uploads.resolve()
-    if kb.source is None or own:
-        return
     with st.popover(pick("重建", "Build anew"), icon=":material/autorenew:", disabled=busy):
         st.markdown(
             pick(
-                "删除索引并用现在的嵌入模型重新读一遍文件夹；原文件不受影响。",
-                "Delete the index and read the folder again with the present embedder; the files stay.",
+                "删除索引，用现在的嵌入模型把文件重新读一遍；文件不受影响。",
+                "Delete the index and read the files again with the present embedder; the files stay.",
             )
         )
         if st.button(pick("确认重建", "Build it anew"), type="primary", key="rebuild"):
             with frame.explained(settings):
-                source = str(kb.source)
-                wiring.open_or_create(settings, kb.name, rebuild=True)
-                begin_index(settings, kb.name, source)
+                begin_index(settings, kb.name, str(uploads.rebuild(settings, kb)))
                 st.rerun()
 
 

@@ -45,17 +45,22 @@ def page() -> None:
     settings, error = frame.current_settings()
     st.title(pick("设置与检查", "Settings and checks"))
     checks, form, data = st.tabs(
-        [pick("检查", "Checks"), pick("设置", "Settings"), pick("反馈数据", "Feedback data")]
+        [pick("检查", "Checks"), pick("设置", "Settings"), pick("反馈数据", "Feedback data")],
+        on_change="rerun",  # only the open one is made
+        key="settings-part",
     )
-    with checks:
-        show_checks(settings, error)
-    with form:
-        if error is not None:
-            frame.show_error(error, settings)
-        else:
-            show_form(settings)
-    with data:
-        show_feedback(settings)
+    if checks.open:
+        with checks:
+            show_checks(settings, error)
+    if form.open:
+        with form:
+            if error is not None:
+                frame.show_error(error, settings)
+            else:
+                show_form(settings)
+    if data.open:
+        with data:
+            show_feedback(settings)
 
 
 def show_checks(settings: Settings, error: SettingsError | None) -> None:

@@ -6,6 +6,7 @@ Without a GPU, and after a failed capture (which is announced), steps run kernel
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -31,6 +32,8 @@ class Stepper:
     def __init__(self, network: Network, *, slots: int, capture: bool) -> None:
         self._network, self._slots, self._capture = network, slots, capture
         self._graphs: dict[tuple[int, int, int, bool], Captured] = {}
+        self._pool: Any = None
+        """Memory that all graphs share: only one runs at a time, and its logits are used before the next."""
 
     def step(
         self, ids: list[int], *, positions: list[int], first: int, length: int, adapters: list[str]
@@ -70,7 +73,10 @@ class Stepper:
         device_positions = torch.tensor(positions, device=network.device)
         if key not in self._graphs and self._capture:
             try:
-                self._graphs[key] = Captured(network, rows=len(ids), first=first, length=size, lora=key[3])
+                self._pool = self._pool or torch.cuda.graph_pool_handle()
+                self._graphs[key] = Captured(
+                    network, rows=len(ids), first=first, length=size, lora=key[3], pool=self._pool
+                )
             except RuntimeError as error:
                 self._capture = False
                 warnings.warn(f"CUDA graph not captured, answers will be slower: {error}", stacklevel=2)
@@ -84,7 +90,9 @@ class Stepper:
 class Captured:
     """One graph with the tensors that it reads and writes."""
 
-    def __init__(self, network: Network, *, rows: int, first: int, length: int, lora: bool) -> None:
+    def __init__(
+        self, network: Network, *, rows: int, first: int, length: int, lora: bool, pool: Any
+    ) -> None:
         import torch
 
         device = network.device
@@ -97,15 +105,25 @@ class Captured:
                 self._ids, positions=self._positions, first=first, length=length, adapter=self._adapter
             )
 
+        self._replay = self._record(decode, device, pool)
+
+    def _record(
+        self, decode: Callable[[], torch.Tensor], device: torch.device, pool: Any
+    ) -> Callable[[], None]:
+        """Capture `decode`; its logits stay at the same address. Returns what runs it again."""
+        import torch
+
         side: Any = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
         side.wait_stream(torch.cuda.current_stream(device))
         with torch.cuda.stream(side):
             for _ in range(2):  # libraries choose their kernels and allocate before the capture
                 decode()
         torch.cuda.current_stream(device).wait_stream(side)
-        self._graph: Any = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self._graph):
+        graph: Any = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, pool=pool):
             self._logits = decode()
+        replay: Callable[[], None] = graph.replay
+        return replay
 
     def run(self, ids: torch.Tensor, positions: torch.Tensor, adapter: torch.Tensor | None) -> torch.Tensor:
         """The logits of this step; overwritten by the next."""
@@ -113,5 +131,5 @@ class Captured:
         self._positions.copy_(positions)
         if self._adapter is not None and adapter is not None:
             self._adapter.copy_(adapter)
-        self._graph.replay()
+        self._replay()
         return self._logits
