@@ -10,7 +10,7 @@ from kb.fusion import USUAL_TRUST, Evidence, Floats
 from kb.knowledge import KnowledgeBase
 
 KEY = "calibration"
-VERSION = 1
+VERSION = 2
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,7 @@
 """How fast QLoRA training is: the tutorials' recipe, TRL's defaults and ours, side by side in one run.
 
-    python -m tests.bench.finetune --out tests/bench/results/finetune.json            # ChatGLM3-6B's shape, one GPU
-    python -m tests.bench.finetune --small --steps 3 --out /tmp/finetune.json         # tiny, any machine: does it run?
+    python -m tests.bench.training --out tests/bench/results/finetune.json            # ChatGLM3-6B's shape, one GPU
+    python -m tests.bench.training --small --steps 3 --out /tmp/finetune.json         # tiny, any machine: does it run?
 
 Random weights; documents of 32 to 1024 tokens (log-normal, median 220), every token trained. A recipe runs in a process of
 its own. "Real tokens" leaves padding out; the first steps (warm-up, compiling) are timed apart.
@@ -320,7 +320,7 @@ def main() -> int:
             str(args.per_step),
             *(["--small"] if args.small else []),
         ]
-        command = [sys.executable, "-m", "tests.bench.finetune", "--one", recipe, "--out", str(part), *flags]
+        command = [sys.executable, "-m", "tests.bench.training", "--one", recipe, "--out", str(part), *flags]
         done = subprocess.run([*command, "--folder", str(args.folder)], check=False)
         if done.returncode:
             print(f"{recipe}: failed", file=sys.stderr)
