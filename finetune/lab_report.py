@@ -45,7 +45,13 @@ def write(result: LabResult, lab: Lab, configs: Mapping[str, RunConfig]) -> None
             html.bars("给出训练回答的开头，背出其余的比例", names, [result.memory(n) for n in names]),
         ]
         gains = [
-            [escape(n), str(estimate(result.recalled[n])), str(result.recall_gain(n, first)), str(result.memory(n)), str(result.memory_gain(n, first))]
+            [
+                escape(n),
+                str(estimate(result.recalled[n])),
+                str(result.recall_gain(n, first)),
+                str(result.memory(n)),
+                str(result.memory_gain(n, first)),
+            ]
             for n in names
         ]
         head = ["", "凭问题背出", f"减 {first}（逐条）", "凭开头背出", f"减 {first}（逐条）"]
