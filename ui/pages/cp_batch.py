@@ -60,8 +60,8 @@ def show_report(found: list[Path]) -> None:
     }
     st.caption(
         pick(
-            f"{about.get('questions', 0)} 题。格内：均值 [95 % 区间]（与第一列逐题相减的差，* 表示区间不含 0）",
-            f"{about.get('questions', 0)} questions. Mean [95 % interval] (minus the first column, question by question; *: 0 left out)",
+            f"{about.get('questions', 0)} 题。格内：均值 [95 % 区间]（与第一列逐题相减的差，* 表示至少 6 题且区间不含 0）",
+            f"{about.get('questions', 0)} questions. Mean [95 % interval] (minus the first column, question by question; *: 0 left out, with 6 questions or more)",
         )
     )
     for title, block in blocks.items():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import time
 from pathlib import Path
 
 import streamlit as st
@@ -124,17 +125,18 @@ def draw_question(questions: list[str], settings: Settings, pair: tuple[str, str
 def wait(found: Sides) -> None:
     """The texts stay hidden until both have ended: speed would give a name away."""
 
-    @st.fragment(run_every=0.4)
-    def watch() -> None:
-        if found.done:
-            st.rerun(scope="app")
-        st.markdown(
-            ":gray["
-            + pick("双方正在作答，都写完后一起显示……", "Both are writing; shown when both are done ...")
-            + "]"
-        )
-
-    watch()
+    st.markdown(
+        ":gray["
+        + pick("双方正在作答，都写完后一起显示……", "Both are writing; shown when both are done ...")
+        + "]"
+    )
+    st.button(
+        pick("停止", "Stop"), icon=":material/stop_circle:", on_click=found.cancel.set, key="cp-blind-stop"
+    )
+    while not found.done:
+        st.empty()  # where a click or a closed page interrupts the loop
+        time.sleep(0.2)
+    st.rerun()
 
 
 def keep(settings: Settings, found: Sides, choice: votes.Choice) -> None:

@@ -94,7 +94,7 @@ def provenance(train: dict[str, Any]) -> str:
         for k in ("eval_loss", "train_loss")
         if isinstance(metrics.get(k), int | float)
     ]
-    parts = [train.get("method", ""), train.get("base_model", ""), ", ".join(Path(d).name for d in data.split(",")), train.get("date", ""), *shown]  # fmt: skip
+    parts = [train.get("method", ""), Path(str(train.get("base_folder") or train.get("base_model", ""))).name, ", ".join(Path(d).name for d in data.split(",")), train.get("date", ""), *shown]  # fmt: skip
     return " · ".join(str(part) for part in parts if part)
 
 

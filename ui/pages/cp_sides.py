@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import time
+from typing import TYPE_CHECKING
+
 import streamlit as st
 
 from ui import sides
@@ -10,6 +13,12 @@ from ui.pages.safe import light, only_chosen, plain
 from ui.settings import Settings
 from ui.sides import Side, Sides
 from ui.text import pick
+
+if TYPE_CHECKING:
+    from streamlit.delta_generator import DeltaGenerator
+
+EVERY = 0.15
+"""Seconds between two looks at what was written."""
 
 
 def show_sides(settings: Settings, who: Who) -> None:
@@ -44,23 +53,37 @@ def follow(found: Sides, settings: Settings) -> None:
         key=f"cp-stop-{found.id}",
     )
 
-    @st.fragment(run_every=0.3)
-    def watch() -> None:
-        if found.done:
-            st.rerun(scope="app")
-        draw(found, settings)
+    places = [place for row in boxes(found) for place in row]
+    while not found.done:
+        for place, side in zip(places, found.columns, strict=True):
+            with place.container():
+                show_side(side, settings)
+        time.sleep(
+            EVERY
+        )  # one script that goes on, not one every moment: each would stop all threads to tidy up
+    st.rerun()
 
-    watch()
 
-
-def draw(found: Sides, settings: Settings) -> None:
-    """At the most three columns in a row."""
+def boxes(found: Sides) -> list[list[DeltaGenerator]]:
+    """A place to write in for each column, at the most three in a row."""
+    rows = []
     for first in range(0, len(found.columns), 3):
         row = found.columns[first : first + 3]
+        places = []
         for column, side in zip(st.columns(len(row)), row, strict=True):
             with column.container(border=True, height="stretch"):
                 st.markdown(f"##### {plain(shown_name(side.name))}")
-                show_side(side, settings)
+                places.append(st.empty())
+        rows.append(places)
+    return rows
+
+
+def draw(found: Sides, settings: Settings) -> None:
+    """Everybody's answer as it stands."""
+    places = [place for row in boxes(found) for place in row]
+    for place, side in zip(places, found.columns, strict=True):
+        with place.container():
+            show_side(side, settings)
 
 
 def show_side(side: Side, settings: Settings) -> None:
