@@ -122,6 +122,23 @@ def settled(page: Any) -> None:
     )
 
 
+def download(page: Any, button: str, to: Path) -> None:
+    """Click until the file comes: a click that falls into a redraw of the page is lost, and a person clicks again."""
+    from playwright.sync_api import TimeoutError as TookTooLong
+
+    for attempt in range(3):
+        settled(page)
+        try:
+            with page.expect_download(timeout=20_000) as got:
+                page.get_by_role("button", name=button).click()
+        except TookTooLong:
+            if attempt == 2:
+                raise
+            continue
+        got.value.save_as(to)
+        return
+
+
 def answers(page: Any, count: int) -> list[str]:
     """The texts of the answers once `count` of them are finished."""
     page.get_by_role("button", name="回答过程").nth(count - 1).wait_for()

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.browser_tools import Server, answers, ask, browser, new_page, running, settled
+from tests.browser_tools import Server, answers, ask, browser, download, new_page, running, settled
 from tests.slow_model import SlowModel, slow_model
 from ui.cli import main
 from ui.history import History
@@ -152,16 +152,10 @@ def test_vote_correct_rename_search_and_export(
     page.get_by_label("名称").fill("关于休假的问题")
     page.get_by_label("名称").press("Enter")
     page.get_by_role("button", name="关于休假的问题").wait_for()
-    settled(page)
-    with page.expect_download() as got:
-        page.get_by_role("button", name="导出为 Markdown").click()
-    got.value.save_as(tmp_path / "out.md")
+    download(page, "导出为 Markdown", tmp_path / "out.md")
     text = (tmp_path / "out.md").read_text(encoding="utf-8")
     assert "## 年休假究竟有几天？" in text and "更正：年休假有十一天。" in text
     page.goto(server.url + "/settings")
     page.get_by_role("tab", name="反馈数据").click()
-    settled(page)
-    with page.expect_download() as got:
-        page.get_by_role("button", name="导出 1 条").click()
-    got.value.save_as(tmp_path / "feedback.jsonl")
+    download(page, "导出 1 条", tmp_path / "feedback.jsonl")
     assert main(["data", "check", str(tmp_path / "feedback.jsonl")]) == 0

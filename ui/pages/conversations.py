@@ -121,6 +121,7 @@ def actions(settings: Settings, talk: Talk) -> None:
             mime="text/markdown",
             icon=":material/download:",
             key=f"export-{talk.id}",
+            on_click="ignore",
         )
         st.button(pick("删除", "Delete"), icon=":material/delete:", on_click=remove, key=f"remove-{talk.id}")
 

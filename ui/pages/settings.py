@@ -202,6 +202,7 @@ def show_feedback(settings: Settings) -> None:
         disabled=count == 0,
         icon=":material/download:",
         key="feedback-export",
+        on_click="ignore",
     )
     st.caption(
         pick(
