@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.browser_tools import Server, answers, ask, browser, download, new_page, running, settled
+from tests.browser_tools import Server, answers, ask, browser, download, new_page, running
 from tests.slow_model import SlowModel, slow_model
 from ui.cli import main
 from ui.history import History
