@@ -5,12 +5,14 @@ PYTHONPATH=. python tests/screenshots.py            writes docs/images/*.png
 
 from __future__ import annotations
 
+import re
 import tempfile
 from pathlib import Path
 from typing import Any
 
 from tests.browser_tools import answers, ask, browser, new_page, running, settled
 from tests.conftest import ROOT
+from tests.tiny_training import write_facts
 
 IMAGES = ROOT / "docs" / "images"
 LARGEST = 300_000
@@ -70,6 +72,7 @@ def take(server: Any, opened: Any) -> None:
     page.goto(server.url + "/settings")
     page.get_by_role("tab", name="检查").wait_for()
     shoot(page, "settings")
+    train_and_compare(page, server.url)
     dark = new_page(opened, color_scheme="dark")
     dark.goto(server.url + "/?lang=en")
     ask(dark, "How long is the warranty outside China?")
@@ -80,6 +83,31 @@ def take(server: Any, opened: Any) -> None:
     narrow.goto(page.url.split("/settings")[0])
     narrow.locator("[data-testid=stChatInput]").wait_for()
     shoot(narrow, "narrow")
+
+
+def train_and_compare(page: Any, url: str) -> None:
+    """The tiny model learns a few facts, then answers beside its base."""
+    page.goto(url + "/finetune")
+    page.get_by_role("button", name="上传数据").click()
+    with tempfile.TemporaryDirectory() as scratch:
+        page.locator("input[type=file]").set_input_files(str(write_facts(Path(scratch) / "制度问答.json")))
+        page.get_by_text("没有发现问题").wait_for()
+    page.get_by_text("装得下").wait_for()
+    for label, value in (("最多步数（0：按轮数）", "250"), ("学习率", "0.01")):
+        field = page.get_by_label(label, exact=True).first
+        field.fill(value)
+        field.press("Enter")
+        settled(page)
+    page.get_by_text("装得下").wait_for()
+    shoot(page, "finetune-plan")
+    page.get_by_role("button", name="开始训练").click()
+    page.get_by_role("button", name="与基座对比").wait_for()
+    shoot(page, "finetune-run")
+    page.get_by_role("button", name="与基座对比").click()
+    page.get_by_placeholder("同一个问题，大家一起答").fill("年假有几天？")
+    page.get_by_role("button", name="一起回答").click()
+    page.get_by_text(re.compile(r"\d 秒")).nth(1).wait_for()
+    shoot(page, "compare")
 
 
 def main() -> None:

@@ -3,7 +3,6 @@ every row back and says what was lost, so nothing here promises more than it kee
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -15,14 +14,22 @@ from finetune.data.rows import Row
 from finetune.data.types import (
     Conversation,
     Example,
-    Feedback,
     Kind,
     PlainText,
-    Preference,
     Source,
     Turn,
     Unusable,
     kind_of,
+)
+from finetune.data.writers import (
+    last,
+    write_alpaca,
+    write_department,
+    write_pair,
+    write_paragraph,
+    write_preference,
+    write_prompt_response,
+    writer_of_messages,
 )
 
 
@@ -51,83 +58,6 @@ def _layout(**columns: str) -> Layout:
 
 def _from_layout(layout: Layout) -> Callable[[Row, Source], Example]:
     return lambda row, source: parse_row(row, layout, source)
-
-
-def _last(example: Conversation) -> tuple[str, str]:
-    return example.question, example.answer
-
-
-def _rounds(turns: tuple[Turn, ...]) -> list[list[str]]:
-    """Earlier rounds as [question, answer] pairs; an observation stands as a question."""
-    before = turns[:-2] if turns and turns[-1].role == "assistant" else turns[:-1]
-    return [[q.content, a.content] for q, a in zip(before[::2], before[1::2], strict=False)]
-
-
-# ------------------------------------------------------------------ writers
-
-
-def _write_alpaca(example: Conversation) -> Row:
-    question, answer = _last(example)
-    row: dict[str, Any] = {"instruction": question, "input": "", "output": answer}
-    row |= {"system": example.system} if example.system else {}
-    row |= {"history": history} if (history := _rounds(example.turns)) else {}
-    return row
-
-
-def _messages(turns: tuple[Turn, ...], system: str, tags: Tags) -> list[dict[str, Any]]:
-    messages: list[dict[str, Any]] = (
-        [{tags.role_tag: tags.system_tag, tags.content_tag: system}] if system else []
-    )
-    for turn in turns:
-        role, content = (tags.user_tag, turn.content)
-        if turn.role == "observation":
-            role = tags.observation_tag
-        elif turn.role == "assistant":
-            role = tags.function_tag if turn.metadata else tags.assistant_tag
-            if turn.metadata:
-                content = json.dumps({"name": turn.metadata, "arguments": turn.content}, ensure_ascii=False)
-        message: dict[str, Any] = {tags.role_tag: role, tags.content_tag: content}
-        if turn.role == "assistant" and not turn.train:
-            message["loss"] = False
-        messages.append(message)
-    return messages
-
-
-def _writer_of_messages(column: str, tags: Tags) -> Callable[[Any], Row]:
-    def write(example: Conversation | Preference | Feedback) -> Row:
-        row: dict[str, Any] = {column: _messages(example.turns, example.system, tags)}
-        if example.tools:
-            row["tools"] = example.tools
-        if isinstance(example, Preference):
-            row["chosen"] = {tags.role_tag: tags.assistant_tag, tags.content_tag: example.chosen}
-            row["rejected"] = {tags.role_tag: tags.assistant_tag, tags.content_tag: example.rejected}
-        if isinstance(example, Feedback):
-            row[column].append({tags.role_tag: tags.assistant_tag, tags.content_tag: example.answer})
-            row["label"] = example.good
-        return row
-
-    return write
-
-
-def _write_pair(question: str, answer: str) -> Callable[[Any], Row]:
-    def write(example: Conversation) -> Row:
-        asked, answered = _last(example)
-        return {question: asked, answer: answered}
-
-    return write
-
-
-def _write_prompt_response(example: Conversation) -> Row:
-    question, answer = _last(example)
-    return {"prompt": question, "response": answer, "history": _rounds(example.turns)}
-
-
-def _write_preference(example: Preference) -> Row:
-    row: dict[str, Any] = {"instruction": example.question, "input": ""}
-    row |= {"chosen": example.chosen, "rejected": example.rejected}
-    row |= {"system": example.system} if example.system else {}
-    row |= {"history": history} if (history := _rounds(example.turns)) else {}
-    return row
 
 
 # ------------------------------------------------------------------ readers that are not a layout
@@ -172,22 +102,10 @@ def _read_paragraph(row: Row, source: Source) -> Example:
     return Conversation(tuple(turns), system, "", source)
 
 
-def _write_paragraph(example: Conversation) -> Row:
-    items = [{"role": "system", "q": example.system, "a": ""}] if example.system else []
-    rounds = zip(example.turns[::2], example.turns[1::2], strict=False)
-    items += [{"role": q.role, "q": q.content, "a": a.content} for q, a in rounds]
-    return {"paragraph": items}
-
-
 def _read_department(row: Row, source: Source) -> Example:
     """Department csv of hospitals: department, title, ask, answer; the title is the short question."""
     layout = _layout(prompt="title", query="ask", response="answer")
     return parse_row(row, layout, source)
-
-
-def _write_department(example: Conversation) -> Row:
-    title, _, ask = example.question.partition("\n")
-    return {"department": "", "title": title, "ask": ask, "answer": example.answer}
 
 
 # ------------------------------------------------------------------ the table
@@ -207,7 +125,7 @@ def _sharegpt_layout(column: str, tags: Tags, *, ranking: bool = False, kto: str
 def _pair_format(name: str, question: str, answer: str) -> Format:
     layout = _layout(prompt=question, query="", response=answer)
     return Format(
-        name, "conversation", (question, answer), _from_layout(layout), _write_pair(question, answer), _FLAT
+        name, "conversation", (question, answer), _from_layout(layout), write_pair(question, answer), _FLAT
     )
 
 
@@ -220,29 +138,29 @@ _SHAREGPT, _TEXT = Tags(), ("text",)
 FORMATS: dict[str, Format] = {
     f.name: f
     for f in (
-        Format("alpaca", "conversation", ("instruction", "output"), _from_layout(_ALPACA), _write_alpaca),
+        Format("alpaca", "conversation", ("instruction", "output"), _from_layout(_ALPACA), write_alpaca),
         Format(
             "sharegpt",
             "conversation",
             ("conversations",),
             _from_layout(_sharegpt_layout("conversations", _SHAREGPT)),
-            _writer_of_messages("conversations", _SHAREGPT),
+            writer_of_messages("conversations", _SHAREGPT),
         ),
         Format(
             "messages",
             "conversation",
             ("messages",),
             _from_layout(_sharegpt_layout("messages", _OPENAI)),
-            _writer_of_messages("messages", _OPENAI),
+            writer_of_messages("messages", _OPENAI),
         ),
         Format(
             "chatglm3",
             "conversation",
             ("conversations",),
             _from_layout(_sharegpt_layout("conversations", _CHATGLM3)),
-            _writer_of_messages("conversations", _CHATGLM3),
+            writer_of_messages("conversations", _CHATGLM3),
         ),
-        Format("paragraph", "conversation", ("paragraph",), _read_paragraph, _write_paragraph),
+        Format("paragraph", "conversation", ("paragraph",), _read_paragraph, write_paragraph),
         _pair_format("content-summary", "content", "summary"),
         _pair_format("question-answer", "question", "answer"),
         _pair_format("wen-da", "问", "答"),
@@ -251,14 +169,14 @@ FORMATS: dict[str, Format] = {
             "conversation",
             ("prompt", "response"),
             _from_layout(_layout(prompt="prompt", query="", response="response", history="history")),
-            _write_prompt_response,
+            write_prompt_response,
         ),
         Format(
             "department",
             "conversation",
             ("title", "ask", "answer"),
             _read_department,
-            _write_department,
+            write_department,
             _FLAT,
         ),
         Format(
@@ -280,24 +198,24 @@ FORMATS: dict[str, Format] = {
             "conversation",
             (),
             _read_lines(_medical),
-            lambda e: markup.write_medical_line(*_last(e)),
+            lambda e: markup.write_medical_line(*last(e)),
             (".txt",),
         ),
         Format("text", "text", _TEXT, _read_text, lambda e: {"text": e.text}),
-        Format("preference", "preference", ("chosen", "rejected"), _from_layout(_RANKED), _write_preference),
+        Format("preference", "preference", ("chosen", "rejected"), _from_layout(_RANKED), write_preference),
         Format(
             "preference-sharegpt",
             "preference",
             ("conversations", "chosen", "rejected"),
             _from_layout(_sharegpt_layout("conversations", _SHAREGPT, ranking=True)),
-            _writer_of_messages("conversations", _SHAREGPT),
+            writer_of_messages("conversations", _SHAREGPT),
         ),
         Format(
             "kto",
             "feedback",
             ("messages", "label"),
             _from_layout(_sharegpt_layout("messages", _OPENAI, kto="label")),
-            _writer_of_messages("messages", _OPENAI),
+            writer_of_messages("messages", _OPENAI),
         ),
     )
 }
