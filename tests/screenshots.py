@@ -80,7 +80,7 @@ def take(server: Any, opened: Any) -> None:
     shoot(dark, "ask-dark-english")
     narrow = new_page(opened)
     narrow.set_viewport_size({"width": 420, "height": 860})
-    narrow.goto(page.url.split("/settings")[0])
+    narrow.goto(server.url)
     narrow.locator("[data-testid=stChatInput]").wait_for()
     shoot(narrow, "narrow")
 
