@@ -19,7 +19,6 @@ name = "handbook"
 [data]
 model_name_or_path = "tiny"
 dataset = "made.jsonl"
-dataset_dir = "."
 cutoff_len = 1024
 [method]
 finetuning_type = "lora"
@@ -43,29 +42,37 @@ def test_from_documents_to_a_promoted_adapter_that_answers(
     for name, text in DOCUMENTS.items():
         (docs / name).write_text(text, encoding="utf-8")
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "handbook.toml").write_text(CONFIG, encoding="utf-8")
+    for name, value in {"CONTEXT_TOKENS": "2048", "MAX_TOKENS": "16", "DEVICE": "cpu"}.items():
+        monkeypatch.setenv(f"ZHIWEN_GENERATOR_{name}", value)
     assert main(["index", "docs", "--kb", "docs"]) == 0
     with served({"teacher": Scripted(teacher)}) as url:
-        for name, value in {"KIND": "openai", "BASE_URL": url, "MODEL": "teacher"}.items():
-            monkeypatch.setenv(f"ZHIWEN_GENERATOR_{name}", value)
-        made = ["data", "synthesize", "--from-kb", "docs", "--out", "made.jsonl", "--hold-out", "0.4"]
-        assert main(made) == 0
-    (tmp_path / "handbook.toml").write_text(CONFIG, encoding="utf-8")
-    assert main(["finetune", "handbook.toml", "--output-dir", str(home / "runs")]) == 0
+        way = [
+            "improve",
+            "--kb",
+            "docs",
+            "--teacher",
+            f"teacher@{url}",
+            "--config",
+            "handbook.toml",
+            "--out",
+            "work",
+        ]
+        assert main([*way, "--hold-out", "0.4", "--max-tokens", "16"]) == 0
     (run,) = (home / "runs").glob("handbook-*")
-    train = json.loads((run / "adapter" / "train.json").read_text(encoding="utf-8"))
-    for name, value in {
-        "KIND": "chatglm3", "MODEL": train["base_folder"], "CONTEXT_TOKENS": "2048", "MAX_TOKENS": "16", "DEVICE": "cpu",
-    }.items():  # fmt: skip
-        monkeypatch.setenv(f"ZHIWEN_GENERATOR_{name}", value)
-    monkeypatch.delenv("ZHIWEN_GENERATOR_BASE_URL")
-    asked = ["--questions", "made.questions.jsonl", "--kb", "docs", "--retrieval", "on", "--max-tokens", "16"]
-    assert main(["compare", "--adapters", run.name, *asked, "--out", "report"]) == 0
-    about = json.loads(Path("report/report.json").read_text(encoding="utf-8"))
+    about = json.loads(Path("work/report/report.json").read_text(encoding="utf-8"))
     assert about["names"] == ["base +kb", f"{run.name} +kb"] and about["questions"] >= 1
-    assert main(["adapters", "promote", run.name, "--comparison", "report/report.json"]) == 0
     kept = json.loads((home / "adapters" / "promoted.json").read_text(encoding="utf-8"))
     assert f"{run.name} +kb" in kept["measures"]["f1"]
+    train = json.loads((run / "adapter" / "train.json").read_text(encoding="utf-8"))
+    monkeypatch.setenv("ZHIWEN_GENERATOR_KIND", "chatglm3")
+    monkeypatch.setenv("ZHIWEN_GENERATOR_MODEL", train["base_folder"])
     capsys.readouterr()
     assert main(["ask", "--json", "--trace", "员工入职满一年后享受带薪年休假几天？"]) == 0
     answer = json.loads(capsys.readouterr().out)
     assert run.name in json.dumps(answer["generator"], ensure_ascii=False) or answer["adapter"] == run.name
+
+
+def test_a_teacher_needs_a_model_and_an_address(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["improve", "--kb", "k", "--teacher", "gpt", "--config", "c.toml", "--out", "w"]) == 1
+    assert "gpt" in capsys.readouterr().err

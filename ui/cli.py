@@ -42,6 +42,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "一张表的微调实验：同样条件训练，同样问题比较",
         "an experiment: variants trained and compared alike",
     ),
+    "improve": (
+        "从文档到会答的适配器，一条命令走完",
+        "from documents to an adapter that answers, in one command",
+    ),
     "adapters": ("适配器：list、show、promote、rm", "adapters: list, show, promote, rm"),
     "doctor": ("检查环境，逐条告诉怎么办", "check this machine, with what to do"),
 }
