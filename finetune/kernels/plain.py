@@ -132,12 +132,10 @@ def _by_document(query: Tensor, key: Tensor, value: Tensor, begins: Tensor, scal
     import torch
     from torch.nn.functional import scaled_dot_product_attention
 
-    parts = [
-        scaled_dot_product_attention(
-            *(t[begin:end].transpose(0, 1)[None] for t in (query, key, value)),
-            is_causal=True, scale=scale, enable_gqa=True,
-        )[0].transpose(0, 1)
-        for begin, end in itertools.pairwise(begins.tolist())
-        if end > begin
-    ]  # fmt: skip
+    parts = []
+    for begin, end in itertools.pairwise(begins.tolist()):
+        if end > begin:
+            q, k, v = (t[begin:end].transpose(0, 1)[None] for t in (query, key, value))
+            out = scaled_dot_product_attention(q, k, v, is_causal=True, scale=scale, enable_gqa=True)
+            parts.append(out[0].transpose(0, 1))
     return torch.cat(parts)

@@ -181,8 +181,8 @@ class Stack:
         qkv = x.new_empty(tokens, plate.outputs)
         plate.forward(self.matrix(number, "qkv"), room, qkv)
         query, key, value = self.split(qkv)
-        turning = qkv[:, : (self.heads + self.groups) * self.head_dim]
-        turning = turning.unflatten(1, (self.heads + self.groups, self.head_dim))
+        heads = self.heads + self.groups
+        turning = qkv[:, : heads * self.head_dim].view(tokens, heads, self.head_dim)
         self.ops.rotate(turning, turning, way.cosine, way.sine)
         _, flash = self.ops.attention(query, key, value, way.begins, way.longest, self.scale)
         keep = Kept(x, rstd, qkv, flash)
@@ -208,10 +208,12 @@ class Stack:
 
     def split(self, qkv: Tensor) -> list[Tensor]:
         """Query, key, value as (tokens, heads, width), without copying."""
-        sizes = [self.heads * self.head_dim, *[self.groups * self.head_dim] * 2]
-        return [
-            part.unflatten(1, (-1, self.head_dim)) for part in qkv[:, : sum(sizes)].split(sizes, dim=1)
-        ]
+        parts, at = [], 0
+        for heads in (self.heads, self.groups, self.groups):
+            end = at + heads * self.head_dim
+            parts.append(qkv[:, at:end].view(qkv.shape[0], heads, self.head_dim))
+            at = end
+        return parts
 
     # ------------------------------------------------------------ backward
 
@@ -222,7 +224,9 @@ class Stack:
         tokens, hidden = grad.shape
         spare = max(layer.plates[k].rank for layer in self.layers for k in ("o", "down"))
         stream = grad.new_zeros(tokens, hidden + spare)
-        self.ops.norm_backward(last, rstd, self.last_norm, grad.contiguous(), stream[:, :hidden], normed=False)
+        self.ops.norm_backward(
+            last, rstd, self.last_norm, grad.contiguous(), stream[:, :hidden], normed=False
+        )
         del grad, last
         grads: list[list[Tensor]] = []
         for number in reversed(range(len(self.layers))):
@@ -253,9 +257,7 @@ class Stack:
         wide.backward(self.matrix(number, "gate_up"), keep.both, normed)
         second = wide.second_grads(keep.both, keep.middles[2])
         weight = self.layers[number].second_norm
-        self.ops.norm_backward(
-            keep.after, keep.second, weight, normed, stream[:, : wide.inputs], normed=True
-        )
+        self.ops.norm_backward(keep.after, keep.second, weight, normed, stream[:, : wide.inputs], normed=True)
         grads = interleave(wide.first_grads(keep.both, normed), second) + grads
         keep.both = keep.after = None
         return grads
