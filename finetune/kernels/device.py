@@ -127,7 +127,7 @@ def unpack_nf4(
 
 
 @triton.jit
-def cross_entropy(logits, targets, losses, words, row_size, BLOCK: tl.constexpr):
+def cross_entropy(logits, targets, losses, row_size, WORDS: tl.constexpr, BLOCK: tl.constexpr):
     """losses = -log softmax(logits)[target]; logits become their gradient."""
     row = tl.program_id(0).to(tl.int64)
     here = logits + row * row_size
@@ -135,17 +135,17 @@ def cross_entropy(logits, targets, losses, words, row_size, BLOCK: tl.constexpr)
     column = tl.arange(0, BLOCK)
     top = tl.full((), -float("inf"), tl.float32)
     total = tl.zeros((), tl.float32)
-    for begin in range(0, words, BLOCK):
+    for begin in range(0, WORDS, BLOCK):
         at = begin + column
-        value = tl.load(here + at, mask=at < words, other=-float("inf")).to(tl.float32)
+        value = tl.load(here + at, mask=at < WORDS, other=-float("inf")).to(tl.float32)
         higher = tl.maximum(top, tl.max(value, axis=0))
         total = total * tl.exp(top - higher) + tl.sum(tl.exp(value - higher), axis=0)
         top = higher
     log_sum = top + tl.log(total)
     tl.store(losses + row, log_sum - tl.load(here + target).to(tl.float32))
     tl.debug_barrier()
-    for begin in range(0, words, BLOCK):
+    for begin in range(0, WORDS, BLOCK):
         at = begin + column
-        value = tl.load(here + at, mask=at < words, other=-float("inf")).to(tl.float32)
+        value = tl.load(here + at, mask=at < WORDS, other=-float("inf")).to(tl.float32)
         share = tl.exp(value - log_sum) - tl.where(at == target, 1.0, 0.0)
-        tl.store(here + at, share.to(logits.dtype.element_ty), mask=at < words)
+        tl.store(here + at, share.to(logits.dtype.element_ty), mask=at < WORDS)

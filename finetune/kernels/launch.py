@@ -86,7 +86,9 @@ def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
 
     rows, words = logits.shape
     losses = torch.empty(rows, dtype=torch.float32, device=logits.device)
-    device.cross_entropy[(rows,)](logits, targets, losses, words, logits.stride(0), BLOCK=8192, num_warps=16)
+    device.cross_entropy[(rows,)](
+        logits, targets, losses, logits.stride(0), WORDS=words, BLOCK=8192, num_warps=16
+    )
     return losses
 
 
