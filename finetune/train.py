@@ -5,6 +5,7 @@ config.json -> data -> plan -> base model -> trainable weights -> (last checkpoi
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 import time
@@ -49,6 +50,8 @@ def train(folder: Path, *, listen: Callable[[Event], None] | None = None) -> Run
     Raises ZhiwenError with what to do; the run's status says the same, and its last checkpoint stays.
     """
     run.must_be_idle(folder)
+    # rows differ in length: let blocks of GPU memory grow instead of piling up; read when CUDA begins
+    os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
     log = EventLog(folder, listen=listen)
     config = run.read_config(folder)
     run.write_status(folder, state="running", step=0, total=0)
