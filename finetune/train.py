@@ -19,6 +19,7 @@ from finetune import adapter_folder, checkpoint, events, plots, run, samples
 from finetune.board import Board
 from finetune.config import RunConfig
 from finetune.events import Event, EventLog
+from finetune.kernels import fit
 from finetune.loop import Loop, eager
 from finetune.methods import attach, open_base
 from finetune.plan import Plan, make_plan
@@ -120,6 +121,9 @@ class _Run:
         if not self.plan.fits:
             raise does_not_fit(self.plan)
         self._say_data()
+        why = fit.must_say(self.config, device=self.plan.device, dtype=self.plan.dtype)
+        if why:
+            self.log.write("say", step=0, zh=why[0], en=why[1])
         self.loop = self._loop()
         found = checkpoint.complete(self.folder / "checkpoints")
         if found:
