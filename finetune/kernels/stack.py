@@ -223,9 +223,9 @@ class Stack:
     # ------------------------------------------------------------ backward
 
     def backward(
-        self, way: Way, grad: Tensor, kept: list[Kept], last: Tensor, rstd: Tensor
+        self, way: Way, grad: Tensor, kept: list[Kept], last: Tensor, rstd: Tensor, *, deep: bool
     ) -> tuple[Tensor, list[Tensor]]:
-        """Gradient of the input, and of `trained`."""
+        """Gradient of the input (if `deep`), and of `trained`."""
         tokens, hidden = grad.shape
         spare = max(layer.plates[k].rank for layer in self.layers for k in ("o", "down"))
         stream = grad.new_zeros(tokens, hidden + spare)
@@ -241,7 +241,7 @@ class Stack:
                 self.expand(number, again)
                 keep = again
             upper = self.contract_backward(number, keep, stream)
-            grads.append(self.attend_backward(number, way, keep, stream) + upper)
+            grads.append(self.attend_backward(number, way, keep, stream, deep=deep or number > 0) + upper)
             del keep
         return stream[:, :hidden], [g for layer in reversed(grads) for g in layer]
 
@@ -269,8 +269,10 @@ class Stack:
         keep.both = keep.after = None
         return grads
 
-    def attend_backward(self, number: int, way: Way, keep: Kept, stream: Tensor) -> list[Tensor]:
-        """Output projection to the first norm."""
+    def attend_backward(
+        self, number: int, way: Way, keep: Kept, stream: Tensor, *, deep: bool
+    ) -> list[Tensor]:
+        """Output projection to the first norm; `stream` gets what attention adds, if `deep`."""
         plates, tokens = self.layers[number].plates, stream.shape[0]
         out, plate = plates["o"], plates["qkv"]
         assert keep.flash is not None and keep.qkv is not None
@@ -294,9 +296,12 @@ class Stack:
         third.copy_(found[2])
         del found
         normed, weight = stream.new_empty(tokens, plate.inputs), self.layers[number].first_norm
-        plate.backward(self.matrix(number, "qkv"), grad, normed)
+        plate.backward(self.matrix(number, "qkv"), grad, normed if deep else None)
         seconds = plate.second_grads(grad, keep.middles[0])
-        self.ops.norm_backward(keep.x, keep.first, weight, normed, stream[:, : plate.inputs], normed=True)
+        if deep:
+            self.ops.norm_backward(keep.x, keep.first, weight, normed, stream[:, : plate.inputs], normed=True)
+        else:
+            self.ops.norm(keep.x, None, weight, self.eps, normed)
         return interleave(plate.first_grads(plate.beside(grad), normed), seconds) + grads
 
 
@@ -334,8 +339,9 @@ def _function() -> Any:
             if not ctx.kept:
                 raise RuntimeError("the backward pass of a Stack can run once only.")
             last, ctx.last = ctx.last, None
-            first, others = ctx.stack.backward(ctx.way, gradients[0], ctx.kept, *last)
-            return None, None, first if ctx.needs_input_grad[2] else None, *others
+            deep = ctx.needs_input_grad[2]
+            first, others = ctx.stack.backward(ctx.way, gradients[0], ctx.kept, *last, deep=deep)
+            return None, None, first if deep else None, *others
 
     _made = DecoderStack
     return _made
