@@ -96,7 +96,10 @@ class Loop:
     def setup(self) -> None:
         """Checkpointing and compiling as the layout says."""
         if self.layout.kernels:
-            self.trainee = fuse_layers(self.trainee, kept=self.layout.kept, resident=self.layout.resident)
+            layout = self.layout
+            self.trainee = fuse_layers(
+                self.trainee, kept=layout.kept, resident=layout.resident, roomy=layout.roomy
+            )
             return
         if self.layout.recompute:
             checkpoint_layers(self.trainee)
@@ -159,7 +162,9 @@ class Loop:
             smaller = replace(layout, tokens=max(longest, layout.tokens // 2))
             zh, en = f"每行缩短为 {smaller.tokens} 个 token", f"rows of {smaller.tokens} tokens"
         elif layout.kernels and (layout.resident or (layout.kept and can)):
-            smaller = replace(layout, resident=False, recompute=can, kept=0 if can else layout.kept)
+            smaller = replace(
+                layout, resident=False, roomy=False, recompute=can, kept=0 if can else layout.kept
+            )
             self.trainee = fuse_layers(self.trainee, kept=smaller.kept, resident=False)
             zh, en = "开启重算，权重随用随解", "recomputing, weights unpacked when they are needed"
         elif not layout.recompute and can:

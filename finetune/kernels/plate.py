@@ -91,6 +91,15 @@ class Plate:
             room[:, self.inputs + self.rank] = 1
         return room
 
+    def own_input(self, tokens: int, *, like: Tensor) -> Tensor:
+        """The same, to be kept: only what is not written anyway is set."""
+        room = like.new_empty(tokens, self.columns)
+        if self.biased:
+            border = like.new_zeros(self.columns - self.inputs - self.rank)
+            border[0] = 1
+            room[:, self.inputs + self.rank :] = border
+        return room
+
     def fill(self, matrix: Tensor, *, ops: Any) -> None:
         """Frozen weights and bias into the matrix."""
         for part in self.parts:
