@@ -57,6 +57,7 @@ class Loop:
         self.shape = self._shape()
         self.spent, self.spent_tokens = 0.0, 0
         self.last_loss: float | None = None
+        self.ahead: tuple[int, RowShape, list[Batch]] | None = None
 
     # ------------------------------------------------------------ shape of the work
 
@@ -85,10 +86,20 @@ class Loop:
         rows = max(1, self.layout.tokens // max(self.prepared.lengths))
         return padded_batches(documents, rows=rows)
 
+    def rows(self, step: int) -> list[Batch]:
+        """Forward passes of a step; made while the GPU was still busy with the step before, if possible."""
+        ahead, self.ahead = self.ahead, None
+        if ahead is not None and ahead[0] == step and ahead[1] is self.shape:
+            return ahead[2]
+        return self.batches(self.documents(step))
+
     def setup(self) -> None:
         """Checkpointing and compiling as the layout says."""
         if self.layout.kernels:
-            self.trainee = fuse_layers(self.trainee, kept=self.layout.kept, resident=self.layout.resident)
+            layout = self.layout
+            self.trainee = fuse_layers(
+                self.trainee, kept=layout.kept, resident=layout.resident, roomy=layout.roomy
+            )
             return
         if self.layout.recompute:
             checkpoint_layers(self.trainee)
@@ -151,7 +162,9 @@ class Loop:
             smaller = replace(layout, tokens=max(longest, layout.tokens // 2))
             zh, en = f"每行缩短为 {smaller.tokens} 个 token", f"rows of {smaller.tokens} tokens"
         elif layout.kernels and (layout.resident or (layout.kept and can)):
-            smaller = replace(layout, resident=False, recompute=can, kept=0 if can else layout.kept)
+            smaller = replace(
+                layout, resident=False, roomy=False, recompute=can, kept=0 if can else layout.kept
+            )
             self.trainee = fuse_layers(self.trainee, kept=smaller.kept, resident=False)
             zh, en = "开启重算，权重随用随解", "recomputing, weights unpacked when they are needed"
         elif not layout.recompute and can:
@@ -181,8 +194,7 @@ class Loop:
 
         begin, state = time.perf_counter(), self.progress
         torch.manual_seed((self.config.train.seed << 20) + state.step)
-        documents = self.documents(state.step)
-        batches = self.batches(documents)
+        batches = self.rows(state.step)
         trained = sum(len(b.targets) for b in batches)
         total = torch.zeros((), device=self.trainee.device)
         for batch in batches:
@@ -192,13 +204,15 @@ class Loop:
             scaled: Any = loss * self.optimizer.scaler.scale
             scaled.backward()
             total += loss.detach()
+        if state.step + 1 < self.total:
+            self.ahead = state.step + 1, self.shape, self.rows(state.step + 1)
         mean = float(total) / max(1, trained)
         rate = self.rate(state.step)
         if not math.isfinite(mean):
-            raise self._broken(mean, documents)
+            raise self._broken(mean)
         norm, taken = self.optimizer.step(factor=rate / self.config.train.learning_rate, tokens=trained)
         if not taken and not self.optimizer.scaler.active:
-            raise self._broken(norm, documents)
+            raise self._broken(norm)
         state.skipped += not taken
         state.step += 1
         state.loss, state.trained = state.loss + mean * trained, state.trained + trained
@@ -238,10 +252,10 @@ class Loop:
         state.loss, state.trained = 0.0, 0
         self.spent, self.spent_tokens = state.seconds, state.tokens
 
-    def _broken(self, value: float, documents: list[Encoded]) -> ModelError:
+    def _broken(self, value: float) -> ModelError:
         state, last = self.progress, checkpoint.complete(self.folder / "checkpoints")
         intact = last[-1].folder.name if last else ""
-        places = sources(documents) or "-"
+        places = sources(self.documents(state.step)) or "-"
         return not_a_number(
             value, step=state.step + 1, rate=self.rate(state.step), places=places, intact=intact
         )
