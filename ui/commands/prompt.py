@@ -13,8 +13,7 @@ from ui import arguments
 from ui.text import pick
 
 if TYPE_CHECKING:
-    from rag.chatglm3.chat import ChatTokenizer, EncodedChat, Segment
-    from rag.types import Message
+    from rag.types import Chat, EncodedChat, Message, Segment
 
 LOSS, SPECIAL, PLAIN, END = "\x1b[32m", "\x1b[35m", "\x1b[36m", "\x1b[0m"
 _AT_MOST = 4_000_000
@@ -109,7 +108,7 @@ def read_messages(path: Path) -> list[Message]:
     return messages
 
 
-def as_json(chat: EncodedChat, tokenizer: ChatTokenizer) -> dict[str, Any]:
+def as_json(chat: EncodedChat, tokenizer: Chat) -> dict[str, Any]:
     """Ids, mask and segments."""
     return {
         "ids": chat.ids,
@@ -122,7 +121,7 @@ def as_json(chat: EncodedChat, tokenizer: ChatTokenizer) -> dict[str, Any]:
     }
 
 
-def shown(chat: EncodedChat, tokenizer: ChatTokenizer, *, color: bool) -> str:
+def shown(chat: EncodedChat, tokenizer: Chat, *, color: bool) -> str:
     """A line for each segment: `+` and green where training learns, every token with its id."""
     lines = [line(segment, tokenizer, color=color) for segment in chat.segments if segment.ids]
     learnt = sum(chat.mask)
@@ -135,7 +134,7 @@ def shown(chat: EncodedChat, tokenizer: ChatTokenizer, *, color: bool) -> str:
     return "\n".join(lines)
 
 
-def line(segment: Segment, tokenizer: ChatTokenizer, *, color: bool) -> str:
+def line(segment: Segment, tokenizer: Chat, *, color: bool) -> str:
     """One segment."""
     special = segment.kind in ("start", "role", "end")
     on = (LOSS if segment.loss else SPECIAL if special else PLAIN) if color else ""
