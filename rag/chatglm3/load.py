@@ -22,9 +22,10 @@ from rag.chatglm3.adapters import (
     read_prefix,
 )
 from rag.chatglm3.bnb import prepare_bitsandbytes
-from rag.chatglm3.chat import ChatTokenizer, open_tokenizer
+from rag.chatglm3.chat import open_tokenizer
 from rag.chatglm3.memory import ComputeDtype, MemoryPlan, Quantise, out_of_memory, plan_memory
 from rag.chatglm3.shape import GlmShape, read_native
+from rag.types import Chat
 
 if TYPE_CHECKING:
     import torch
@@ -69,7 +70,7 @@ class LoadedModel:
 
     model: Any
     """GlmForCausalLM, or a PeftModel around it if LoRA adapters are attached."""
-    tokenizer: ChatTokenizer | None
+    tokenizer: Chat | None
     """None if the folder was converted without one."""
     folder: Path
     shape: GlmShape
@@ -95,8 +96,13 @@ class LoadedModel:
     @property
     def name(self) -> str:
         """As a person would say it: "chatglm3-6b (nf4)"."""
-        kind = self.quantise if self.quantise != "none" else {v: k for k, v in _DTYPES.items()}[self.dtype]
-        return f"{self.folder.name} ({kind})" + (f" + {self.merged}" if self.merged else "")
+        return model_name(self.folder, dtype=self.dtype, quantise=self.quantise, merged=self.merged)
+
+
+def model_name(folder: Path, *, dtype: ComputeDtype, quantise: str, merged: str) -> str:
+    """A loaded model as a person would say it: "chatglm3-6b (nf4) + zhouyi"."""
+    kind = quantise if quantise != "none" else {v: k for k, v in _DTYPES.items()}[dtype]
+    return f"{folder.name} ({kind})" + (f" + {merged}" if merged else "")
 
 
 def choose_device(wanted: str) -> str:
