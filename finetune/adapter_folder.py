@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from finetune import run
+from finetune.bases import chat_of
 from finetune.config import RunConfig
 from finetune.methods import ADAPTERS, Trainee, save
 from finetune.plan import Plan
@@ -47,6 +48,7 @@ def write(
         "base_hash": base_hash(base) if trainee.method in ADAPTERS else "",
         "method": trainee.method,
         "stage": config.data.stage,
+        "template": "" if config.data.stage == "pt" else chat_of(config).template,
         "prompt_version": prompt_version(),
         "close_turns": config.data.stage == "sft",
         "data": dict(data),

@@ -28,6 +28,7 @@ Scheduler = Literal[
 ]
 Optim = Literal["adamw", "adamw_8bit", "paged_adamw_8bit"]
 Switch = Literal["auto", "on", "off"]
+Template = Literal["auto", "chatglm3", "chatglm2", "alpaca", "vicuna", "default"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +49,8 @@ class DataConfig:
     """Share (below 1) or number of examples kept for evaluation."""
     max_samples: int = 0
     """Examples of each set at the most; 0 takes all."""
+    template: Template = "auto"
+    """How a conversation is laid out; auto: as the base model itself has it."""
     cutoff_len: int = 1024
     """Tokens of one example at the most."""
     max_source_length: int = 0

@@ -6,11 +6,13 @@ linear layers, rows of 8,192 and 16,384 tokens, with and without recomputation, 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
+from finetune.bases import target_names
 from finetune.config import RunConfig
 from finetune.loss import CHUNK_BYTES, rows_per_chunk
-from finetune.methods import quantise_of, resolve_targets
+from finetune.methods import quantise_of
 from rag.chatglm3.memory import ComputeDtype, weight_bytes
 from rag.chatglm3.shape import GlmShape
 
@@ -49,6 +51,9 @@ class MemoryNeed:
 
 def linear_sizes(shape: GlmShape) -> dict[str, tuple[int, int]]:
     """Linear layers of a block: name -> (inputs, outputs)."""
+    own: Mapping[str, tuple[int, int]] | None = getattr(shape, "linears", None)
+    if own:
+        return dict(own)
     wide, narrow = shape.heads * shape.head_dim, shape.groups * shape.head_dim
     return {
         "q_proj": (shape.hidden, wide),
@@ -77,7 +82,7 @@ def trainable_count(shape: GlmShape, config: RunConfig) -> int:
             first = width * shape.hidden + shape.hidden
             return method.pre_seq_len * width + first + shape.hidden * out + out
         case _:
-            chosen = [sizes[name] for name in resolve_targets(method.lora_target)]
+            chosen = [sizes[name] for name in target_names(method.lora_target, shape=shape)]
             each = sum(
                 method.lora_rank * (inputs + outputs) + (outputs if method.use_dora else 0)
                 for inputs, outputs in chosen

@@ -9,12 +9,13 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from finetune.bases import chat_of, settled, shape_of
 from finetune.config import RunConfig
 from finetune.memory import GIB, Layout, MemoryNeed, choose_layout, trainable_count
 from finetune.pack import choose_tokens, pack, row_shape, step_examples, steps_per_epoch
 from finetune.prepare import Prepared, model_folder, prepare
 from rag.chatglm3.memory import ComputeDtype, free_bytes
-from rag.chatglm3.shape import GlmShape, read_native
+from rag.chatglm3.shape import GlmShape
 
 if TYPE_CHECKING:
     from finetune.pack import RowShape
@@ -82,15 +83,15 @@ def make_plan(
     config: RunConfig, *, device: str = "", prepared: Prepared | None = None, free: int = 0, rate: float = 0.0
 ) -> Plan:
     """The plan. `free`: bytes to plan with instead of what the device has; `rate`: its matrix products, FLOP/s."""
-    from rag.chatglm3.chat import open_tokenizer
     from rag.chatglm3.load import choose_device, choose_dtype
 
+    config, _ = settled(config)
     folder = model_folder(config)
-    shape = read_native(folder)
+    shape = shape_of(folder)
     device = device or choose_device(device_name(config))
     precision = config.train.precision
     dtype = choose_dtype("" if precision == "auto" else precision, device=device)
-    data = prepared or prepare(config, tokenizer=open_tokenizer(folder))
+    data = prepared or prepare(config, tokenizer=chat_of(config))
     lengths = data.lengths
     steps = total_steps(config, len(lengths))
     per_epoch = steps_per_epoch(len(lengths), per_step=config.examples_per_step)

@@ -18,7 +18,7 @@ from rag.chatglm3.folder import sha256_of
 from rag.types import Message
 
 if TYPE_CHECKING:
-    from rag.chatglm3.chat import ChatTokenizer
+    from rag.types import Chat
 
 
 @dataclass(frozen=True)
@@ -120,7 +120,7 @@ def _facts(names: str, folder: Path, loaded: Loaded) -> dict[str, Any]:
     }
 
 
-def prepare(config: RunConfig, *, tokenizer: ChatTokenizer) -> Prepared:
+def prepare(config: RunConfig, *, tokenizer: Chat) -> Prepared:
     """Read and encode. Raises DataError, SettingsError."""
     train, held, facts = read_examples(config)
     data = config.data

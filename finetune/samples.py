@@ -14,10 +14,10 @@ from rag.evaluate import score_texts
 from rag.types import Message
 
 if TYPE_CHECKING:
-    from rag.chatglm3.chat import ChatTokenizer
+    from rag.types import Chat
 
 
-def answer(trainee: Trainee, *, ids: list[int], tokenizer: ChatTokenizer, most: int) -> str:
+def answer(trainee: Trainee, *, ids: list[int], tokenizer: Chat, most: int) -> str:
     """Greedy continuation of a prompt."""
     import torch
 
@@ -34,11 +34,10 @@ def answer(trainee: Trainee, *, ids: list[int], tokenizer: ChatTokenizer, most: 
     return tokenizer.decode(out[0, len(ids) :].tolist()).strip()
 
 
-def prompt_ids(messages: Sequence[Message], *, stage: str, tokenizer: ChatTokenizer) -> list[int]:
+def prompt_ids(messages: Sequence[Message], *, stage: str, tokenizer: Chat) -> list[int]:
     """A conversation through the chat format, or (pt) the last message as the beginning of a text."""
     if stage == "pt":
-        special = tokenizer.specials
-        return [special.gmask, special.sop, *tokenizer.encode(messages[-1].content)]
+        return [*tokenizer.start, *tokenizer.encode(messages[-1].content)]
     return tokenizer.prompt(messages, close_turns=True).ids
 
 
@@ -47,7 +46,7 @@ def sample(
     *,
     prompts: Sequence[Sequence[Message]],
     stage: str,
-    tokenizer: ChatTokenizer,
+    tokenizer: Chat,
     most: int,
 ) -> list[tuple[str, str]]:
     """(last message, what the model says) for each conversation."""
@@ -62,7 +61,7 @@ def predict(
     trainee: Trainee,
     *,
     examples: Sequence[Example],
-    tokenizer: ChatTokenizer,
+    tokenizer: Chat,
     most: int,
     path: Path,
     progress: Callable[[int, int], None] | None = None,

@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from finetune import adapter_folder, checkpoint, events, plots, run, samples
+from finetune.bases import chat_of, settled, verified
 from finetune.board import Board
-from finetune.config import RunConfig
+from finetune.config import RunConfig, with_train
 from finetune.events import Event, EventLog
 from finetune.loop import Loop, eager
 from finetune.methods import attach, open_base
@@ -26,7 +27,7 @@ from kb.errors import ModelError, ZhiwenError
 from rag.types import Message
 
 if TYPE_CHECKING:
-    from rag.chatglm3.chat import ChatTokenizer
+    from rag.types import Chat
 
 BEST = "best.safetensors"
 """Weights of the best evaluation, kept for early stopping."""
@@ -101,10 +102,9 @@ class _Run:
     """The parts of one run, from its config to its adapter."""
 
     def __init__(self, folder: Path, config: RunConfig, log: EventLog) -> None:
-        from rag.chatglm3.chat import open_tokenizer
-
-        self.folder, self.config, self.log = folder, config, log
-        self.tokenizer: ChatTokenizer = open_tokenizer(model_folder(config))
+        self.folder, self.log = folder, log
+        self.config, self.note = settled(config)
+        self.tokenizer: Chat = chat_of(config)
         self.prepared: Prepared = prepare(config, tokenizer=self.tokenizer)
         self.began = time.time()
 
@@ -136,6 +136,8 @@ class _Run:
 
     def _say_data(self) -> None:
         """What was left out or cut, once."""
+        if self.note:
+            self.log.write("say", step=0, zh=self.note[0], en=self.note[1])
         report = self.prepared.report
         bad = sum(int(f.get("bad_lines", 0)) for f in self.prepared.facts.values() if isinstance(f, dict))
         for count, zh, en in (
@@ -149,6 +151,11 @@ class _Run:
     def _loop(self) -> Loop:
         loaded = open_base(self.config, folder=model_folder(self.config), device=self.plan.device)
         trainee = attach(loaded, config=self.config)
+        if note := verified(trainee, config=self.config):
+            self.log.write("say", step=0, zh=note[0], en=note[1])
+            self.config = with_train(self.config, packing=False)
+            self.plan = make_plan(self.config, prepared=self.prepared)
+            trainee.glm.config._attn_implementation = "sdpa"
         loop = Loop(
             self.folder, config=self.config, prepared=self.prepared, trainee=trainee,
             layout=self.plan.layout, total=self.plan.steps, log=self.log,

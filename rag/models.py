@@ -245,7 +245,7 @@ def _from_pretrained(
     folder: Path, device: str, dtype: ComputeDtype, how: LoadConfig, plan: MemoryPlan
 ) -> Any:
     import torch
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM, GenerationConfig
 
     prepare_bitsandbytes()
     options: dict[str, Any] = {
@@ -266,4 +266,6 @@ def _from_pretrained(
             f"{folder} cannot be loaded: {str(error).splitlines()[0]}",
             zh=f"无法加载 {folder}：{str(error).splitlines()[0]}",
         ) from error
+    # settings of sampling that came with the model must not change what was asked for
+    model.generation_config = GenerationConfig()
     return model.eval()

@@ -146,6 +146,10 @@ class Chat(Protocol):
         """What a token is called, for showing."""
         ...
 
+    def is_special(self, token: int) -> bool:
+        """Whether it is no text."""
+        ...
+
     def prompt(self, messages: Sequence[Message], *, close_turns: bool = False) -> EncodedChat:
         """A conversation that the assistant goes on with; no loss anywhere."""
         ...

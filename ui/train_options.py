@@ -24,6 +24,10 @@ HELP: dict[str, tuple[str, str]] = {
     "eval_dataset": ("评估数据集", "evaluation sets"),
     "val_size": ("留作评估的比例（<1）或条数", "share (below 1) or number kept for evaluation"),
     "max_samples": ("每个数据集最多取多少条", "examples of each set at the most"),
+    "template": (
+        "对话模板；auto：模型自带的",
+        "how a conversation is laid out; auto: the model's own",
+    ),
     "cutoff_len": ("一条样本最多多少 token", "tokens of an example at the most"),
     "max_source_length": ("问题最多多少 token", "tokens of a question at the most"),
     "max_target_length": ("回答最多多少 token", "tokens of an answer at the most"),

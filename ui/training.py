@@ -169,10 +169,10 @@ def built(settings: Settings, config: RunConfig) -> RunConfig:
 
 def prepared_for(config: RunConfig) -> Prepared:
     """Read and encode its data. Raises DataError, SettingsError, ModelError."""
-    from finetune.prepare import model_folder, prepare
-    from rag.chatglm3.chat import open_tokenizer
+    from finetune.bases import chat_of
+    from finetune.prepare import prepare
 
-    return prepare(config, tokenizer=open_tokenizer(model_folder(config)))
+    return prepare(config, tokenizer=chat_of(config))
 
 
 def data_part(config: RunConfig) -> RunConfig:

@@ -69,6 +69,10 @@ class ChatTokenizer:
         """What a token is called, for showing."""
         return str(self._tokenizer.id_to_token(token) or f"<{token}>")
 
+    def is_special(self, token: int) -> bool:
+        """Whether it is no text: a role, `</s>` and the like."""
+        return token >= self.specials.mask or token == self.specials.eos
+
     @cached_property
     def _tables(self) -> tuple[Sequence[str], Sequence[int]]:
         """Pieces and their SentencePiece types by id."""

@@ -8,7 +8,8 @@ from pathlib import Path
 from kb.errors import ModelError
 from rag.templates.jinja import JinjaTemplate, find_template
 from rag.templates.marks import harmless, marks_of
-from rag.templates.named import NAMES, WORDS, content_of, rounds_parts, tokens_parts, words_parts
+from rag.templates.named import WORDS, content_of, rounds_parts, tokens_parts, words_parts
+from rag.templates.names import NAMES
 from rag.templates.parts import Part, encoded, literal
 from rag.templates.vocabulary import Vocabulary, WindowDecoder
 from rag.types import EncodedChat, Message, StreamDecoder
@@ -101,6 +102,10 @@ class TemplateChat:
     def piece(self, token: int) -> str:
         """What a token is called."""
         return self.vocabulary.piece(token)
+
+    def is_special(self, token: int) -> bool:
+        """Whether it is no text: a role, the end of a turn and the like."""
+        return token in self.vocabulary.numbers
 
     def prompt(self, messages: Sequence[Message], *, close_turns: bool = False) -> EncodedChat:
         """A conversation that the assistant goes on with.

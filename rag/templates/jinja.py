@@ -180,22 +180,32 @@ class JinjaTemplate:
             at = found + len(mark)
         return [*gaps, text[at:]]
 
-    def _strips(self, plain: list[str], padded_gaps: list[str]) -> tuple[Callable[[str], str], ...]:
+    def _strips(self, plain: list[str], wide: list[str]) -> tuple[Callable[[str], str], ...]:
+        """How each message's white space is treated, from the gaps between bare and between padded stand-ins."""
         out: list[Callable[[str], str]] = []
-        left = [""] + [p[: len(_PAD_RIGHT) + len(g)] for p, g in zip(padded_gaps[1:], plain[1:], strict=True)]
+        before = ""
         for i in range(len(plain) - 1):
-            before, after = padded_gaps[i], left[i + 1]
+            if not wide[i].startswith(before + plain[i]):
+                raise self._rewrites()
+            left = wide[i][len(before + plain[i]) :]
+            last = i == len(plain) - 2
+            rests = {""} if last else {_edges(strip)[0] for strip in _STRIPS}
             fitting = [
                 strip
                 for strip in _STRIPS
-                if before.endswith(plain[i][-1:] + strip(_PAD_LEFT + "x" + _PAD_RIGHT).split("x")[0])
-                and after.startswith(strip(_PAD_LEFT + "x" + _PAD_RIGHT).split("x")[1] + plain[i + 1][:1])
+                if _edges(strip)[0] == left
+                and wide[i + 1].startswith(start := _edges(strip)[1] + plain[i + 1])
+                and wide[i + 1][len(start) :] in rests
             ]
             if not fitting:
-                raise self.refused("it rewrites what a message says", "它会改写消息的内容")
-            longest = max(fitting, key=lambda strip: len(strip(_PAD_LEFT + "x" + _PAD_RIGHT)))
-            out.append(longest)
+                raise self._rewrites()
+            chosen = max(fitting, key=lambda strip: len(_edges(strip)[1]))
+            before = _edges(chosen)[1]
+            out.append(chosen)
         return tuple(out)
+
+    def _rewrites(self) -> ModelError:
+        return self.refused("it rewrites what a message says", "它会改写消息的内容")
 
     def _begin(
         self, text: str, at: int, spans: list[tuple[int, int]], before: list[str], variant: dict[str, Any]
@@ -247,6 +257,12 @@ _OUTSIDE = {"observation": "tool"}
 def stand_in(number: int) -> str:
     """What stands for a message while a template is rendered."""
     return f"\ue100{number}\ue101"
+
+
+def _edges(strip: Callable[[str], str]) -> tuple[str, str]:
+    """What is left of the white space before and after a message."""
+    left, right = strip(f"{_PAD_LEFT}x{_PAD_RIGHT}").split("x")
+    return left, right
 
 
 def padded(text: str, pad: bool) -> str:

@@ -71,8 +71,6 @@ WORDS = {
         {"system": "\n", "user": "\n", "assistant": "\n", "observation": "\n"},
     ),
 }
-NAMES = ("chatglm3", "chatglm2", *WORDS)
-"""What `--template` takes beside "auto"."""
 
 
 def content_of(message: Message) -> str:

@@ -37,6 +37,7 @@ class Vocabulary:
             token["special"] = True
             self.added[token["content"]] = token["id"]
             self._flags[token["id"]] = (bool(token.get("lstrip")), bool(token.get("rstrip")))
+        self.numbers = frozenset(self.added.values())
         self._closed: Any = Tokenizer.from_str(json.dumps(closed))
         self._closed.add_tokens([AddedToken(GUARD, special=False, normalized=False)])
         self._closed.encode_special_tokens = True

@@ -68,7 +68,7 @@ def run(args: argparse.Namespace) -> int:
         runs.may_resume(args.resume)
         return _train(args.resume)
     settings = arguments.settings_of(args)
-    base = settings.generator.model if settings.generator.kind == "chatglm3" else ""
+    base = settings.generator.model if settings.generator.here else ""
     config = with_model(read_config(args.config, args, model=base), home=settings.home)
     if args.plan:
         return _plan(config, as_json=args.json)

@@ -34,7 +34,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--answer", default="", help=pick("回答：按训练样本显示", "an answer: shown as a training example")
     )
-    parser.add_argument("--model", type=Path, metavar="DIR", help=pick("转换后的模型", "a converted model"))
+    parser.add_argument("--model", type=Path, metavar="DIR", help=pick("模型文件夹", "a model folder"))
+    arguments.add_template(parser)
     parser.add_argument("--color", choices=("auto", "always", "never"), default="auto")
     arguments.add_home(parser)
     arguments.add_json(parser)
@@ -43,14 +44,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "zhiwen prompt show 年假有几天？",
         "zhiwen prompt show 年假有几天？ --answer 五天。",
         "zhiwen prompt show @talk.json --json",
+        "zhiwen prompt show 年假有几天？ --answer 五天。 --template alpaca",
     )
 
 
 def run(args: argparse.Namespace) -> int:
     """Print it."""
-    from rag.chatglm3.chat import open_tokenizer
+    from rag.templates import open_chat
 
-    tokenizer = open_tokenizer(model_folder(args))
+    tokenizer = open_chat(model_folder(args), template=args.template or template_of(args))
     messages = conversation(args)
     train = messages[-1].role == "assistant"
     chat = tokenizer.example(messages) if train else tokenizer.prompt(messages)
@@ -67,13 +69,18 @@ def model_folder(args: argparse.Namespace) -> Path:
     if args.model is not None:
         return Path(args.model)
     settings = arguments.settings_of(args)
-    if settings.generator.kind != "chatglm3" or not settings.generator.model:
+    if not settings.generator.here or not settings.generator.model:
         raise ModelError(
-            "No ChatGLM3 model is set. Give --model DIR, or: zhiwen settings set generator.model DIR",
-            zh="还没有设置 ChatGLM3 模型。请给出 --model 文件夹，或运行：zhiwen settings set generator.model 文件夹",
+            "No model of this machine is set. Give --model DIR, or: zhiwen settings set generator.model DIR",
+            zh="还没有设置本机的模型。请给出 --model 文件夹，或运行：zhiwen settings set generator.model 文件夹",
         )
     given = Path(settings.generator.model).expanduser()
     return given if given.is_dir() else settings.models / settings.generator.model
+
+
+def template_of(args: argparse.Namespace) -> str:
+    """The template of the settings, if the model is theirs too."""
+    return "" if args.model is not None else arguments.settings_of(args).generator.template
 
 
 def conversation(args: argparse.Namespace) -> list[Message]:
