@@ -110,6 +110,9 @@ class _Run:
 
     def carry_out(self) -> RunResult:
         """All of it."""
+        found = checkpoint.complete(self.folder / "checkpoints")
+        if not found:
+            self.log.rewind(-1)
         run.write_json(self.folder / "data.json", self.prepared.facts)
         run.write_json(self.folder / "environment.json", run.environment())
         self.plan = make_plan(self.config, prepared=self.prepared)
@@ -118,11 +121,8 @@ class _Run:
             raise does_not_fit(self.plan)
         self._say_data()
         self.loop = self._loop()
-        found = checkpoint.complete(self.folder / "checkpoints")
         if found:
             self.loop.load(found[-1])
-        else:
-            self.log.rewind(-1)
         self.board = Board(self.folder, self.config, step=self.loop.progress.step)
         plan = self.plan
         self.log.write(

@@ -130,6 +130,7 @@ def tiny_base(folder: Path, kind: str, *, seed: int = 0, template: str = "", **c
         "num_key_value_heads": 2,
         "head_dim": 24,
         "max_position_embeddings": 1024,
+        "initializer_range": 0.15,
         "pad_token_id": 0,
         "bos_token_id": None,
         "eos_token_id": SPECIALS[kind].index(ENDS[kind]),

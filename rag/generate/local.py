@@ -168,7 +168,7 @@ class LocalGenerator:
     def _speaking(self, adapter: str) -> AbstractContextManager[Any]:
         """The model with this adapter, or with none."""
         model = self.loaded.model
-        if not hasattr(model, "set_adapter") or adapter == self.loaded.merged != "":
+        if self.loaded.merged or not self.loaded.adapters:
             return nullcontext()
         if not adapter:
             off: AbstractContextManager[Any] = model.disable_adapter()
