@@ -21,6 +21,7 @@ from rag.chatglm3.adapters import AdapterInfo, attach_loras, check_base, logit_c
 from rag.chatglm3.bnb import prepare_bitsandbytes
 from rag.chatglm3.load import LoadConfig, Say, choose_device, choose_dtype, model_name, quantisation
 from rag.chatglm3.memory import ComputeDtype, MemoryPlan, out_of_memory, plan_memory
+from rag.chatglm3.quiet import quiet_libraries
 from rag.chatglm3.shape import GlmShape, read_json
 from rag.templates import open_chat
 from rag.types import Chat
@@ -219,10 +220,12 @@ def load_other(
         say(*plan.sentence())
     if not plan.fits and how.device != "auto":
         raise out_of_memory(plan, quantise=how.quantise)
-    model = _from_pretrained(folder, device if how.device != "auto" else "auto", dtype, how, plan)
+    with quiet_libraries():
+        model = _from_pretrained(folder, device if how.device != "auto" else "auto", dtype, how, plan)
     chosen = {n: i for n, i in infos.items() if how.merge in ("", n)}
     if chosen:
-        model = attach_loras(model, chosen)
+        with quiet_libraries():
+            model = attach_loras(model, chosen)
         for name in chosen:
             _must_be_active(model, name, shape)
         model.set_adapter(next(iter(chosen)))
@@ -247,7 +250,8 @@ def _from_pretrained(
     import torch
     from transformers import AutoModelForCausalLM, GenerationConfig
 
-    prepare_bitsandbytes()
+    if how.quantise != "none":
+        prepare_bitsandbytes()
     options: dict[str, Any] = {
         "dtype": getattr(torch, dtype),
         "device_map": device,

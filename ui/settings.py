@@ -69,10 +69,10 @@ class GeneratorSettings:
         "chatglm3: the converted folder; local: any other model's folder; openai: the model's name",
     )
     template: str = option(
-        "",
-        "对话模板；空：模型自带的，或适配器训练时用的",
-        "chat template; empty: the model's own, or the one that the adapter was trained with",
-        choices=("", "chatglm3", "chatglm2", "alpaca", "vicuna", "default"),
+        "auto",
+        "对话模板；auto：模型自带的，或适配器训练时用的",
+        "chat template; auto: the model's own, or the one that the adapter was trained with",
+        choices=("auto", "chatglm3", "chatglm2", "alpaca", "vicuna", "default"),
     )
     base_url: str = option("", "OpenAI 兼容服务的地址", "address of an OpenAI-compatible server, with /v1")
     key_env: str = option("", "存放密钥的环境变量名", "name of the environment variable that holds the key")

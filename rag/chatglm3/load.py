@@ -6,7 +6,6 @@ loaded = load(Path("models/chatglm3-6b"), adapters={"zhouyi": Path("runs/zhouyi"
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,6 +23,7 @@ from rag.chatglm3.adapters import (
 from rag.chatglm3.bnb import prepare_bitsandbytes
 from rag.chatglm3.chat import open_tokenizer
 from rag.chatglm3.memory import ComputeDtype, MemoryPlan, Quantise, out_of_memory, plan_memory
+from rag.chatglm3.quiet import quiet_libraries
 from rag.chatglm3.shape import GlmShape, read_native
 from rag.types import Chat
 
@@ -159,11 +159,13 @@ def load(
         say(*plan.sentence())
     if not plan.fits and how.device != "auto":
         raise out_of_memory(plan, quantise=how.quantise)
-    model = _from_pretrained(base, device if how.device != "auto" else "auto", dtype, how.quantise, plan)
+    with quiet_libraries():
+        model = _from_pretrained(base, device if how.device != "auto" else "auto", dtype, how.quantise, plan)
     prefixes = {n: read_prefix(i, shape=shape) for n, i in infos.items() if i.kind == "prefix"}
     loras = {n: i for n, i in infos.items() if i.kind == "lora" and how.merge in ("", n)}
     if loras:
-        model = attach_loras(model, loras)
+        with quiet_libraries():
+            model = attach_loras(model, loras)
         for name in loras:
             _must_be_active(model, name, shape)
         model.set_adapter(next(iter(loras)))
@@ -188,10 +190,7 @@ def _from_pretrained(
 ) -> Any:
     import torch
     from transformers import GlmForCausalLM
-    from transformers.utils import logging
 
-    if not sys.stderr.isatty():
-        logging.disable_progress_bar()
     options: dict[str, Any] = {
         "dtype": getattr(torch, dtype),
         "device_map": device,

@@ -37,6 +37,7 @@ class Vocabulary:
             token["special"] = True
             self.added[token["content"]] = token["id"]
             self._flags[token["id"]] = (bool(token.get("lstrip")), bool(token.get("rstrip")))
+        self._byte_level = "ByteLevel" in json.dumps(closed.get("decoder"))
         self.numbers = frozenset(self.added.values())
         self._closed: Any = Tokenizer.from_str(json.dumps(closed))
         self._closed.add_tokens([AddedToken(GUARD, special=False, normalized=False)])
@@ -70,6 +71,13 @@ class Vocabulary:
         found = tuple(whole[:at])
         if not found and {"[gMASK]", "<sop>"} <= self.added.keys():
             return self.added["[gMASK]"], self.added["<sop>"]
+        old = (
+            str(self.config.get("tokenizer_class", "")).startswith("Llama")
+            and not (self.folder / "tokenizer.json").is_file()
+        )  # the first Llama tokenizers began every text with <s> unless told otherwise
+        bos = self.named("bos_token")
+        if not found and bos is not None and self.config.get("add_bos_token", old) is True:
+            return (bos,)
         return found
 
     @property
@@ -132,7 +140,11 @@ class Vocabulary:
         return str(self._open.decode(list(ids), skip_special_tokens=True))
 
     def piece(self, token: int) -> str:
-        """What a token is called."""
+        """What a token is called; where the vocabulary spells bytes, the text that they are."""
+        if self._byte_level and token not in self.numbers:
+            text = self.decode([token])
+            if text and BROKEN not in text:
+                return text
         return str(self._open.id_to_token(token) or f"<{token}>")
 
 

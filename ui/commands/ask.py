@@ -74,7 +74,7 @@ def answering_settings(args: argparse.Namespace) -> Settings:
             flag = "--" + key.replace("_", "-")
             generator[key] = checked(f"generator.{key}", getattr(args, key), where=flag)
     if args.template is not None:
-        generator["template"] = "" if args.template == "auto" else args.template
+        generator["template"] = args.template
     if args.limit is not None:
         search["limit"] = checked("search.limit", args.limit, where="--limit")
     if args.extractive:
@@ -89,13 +89,14 @@ def answering_settings(args: argparse.Namespace) -> Settings:
 def run(args: argparse.Namespace) -> int:
     """0 for an answer and for a refusal: both are results."""
     from ui import wiring
-    from ui.live import follow
+    from ui.live import follow, loading
     from ui.show import answer_json
 
     settings = answering_settings(args)
     kbs = wiring.open_kbs(settings, arguments.kb_names(args))
     options = wiring.answer_options(settings, persona=args.persona, system=args.system)
-    generator = wiring.open_generator(settings)
+    with loading(settings, quiet=args.json):
+        generator = wiring.open_generator(settings)
     events = wiring.reply(settings, " ".join(args.question), kbs=kbs, generator=generator, options=options)
     answer = follow(events, quiet=args.json)
     if args.json:

@@ -97,6 +97,7 @@ def _told(folder: Path) -> int:
 def _train(folder: Path) -> int:
     from finetune.run import read_config
     from finetune.train import train
+    from rag.templates import is_chatglm
     from ui.train_show import watching
 
     config = read_config(folder)
@@ -116,7 +117,8 @@ def _train(folder: Path) -> int:
         print(pick(f"适配器：{adapter}", f"Adapter: {adapter}"))
         flag = f" --adapter {adapter}"
     print(pick("用它回答：", "Answer with it:"))
-    print(f"  zhiwen settings set generator.kind chatglm3 && zhiwen settings set generator.model {base}")
+    kind = "chatglm3" if is_chatglm(Path(base)) else "local"
+    print(f"  zhiwen settings set generator.kind {kind} && zhiwen settings set generator.model {base}")
     print(f"  zhiwen ask{flag} " + pick("问题", "QUESTION"))
     return 0
 
