@@ -322,6 +322,18 @@ def test_a_template_without_a_system_role_takes_it_into_the_question(tmp_path: P
     assert "user\n客\n\n年<|im_end|>" in shown(chat, chat.prompt(TALK[:2]))
 
 
+def test_a_template_without_tools_hears_them_from_the_user(tmp_path: Path) -> None:
+    plain = CHATML.replace(
+        "m.role + ", "{'user': 'user', 'assistant': 'assistant', 'tool': 1 / 0}[m.role] + "
+    )
+    strict = "{% for m in messages %}{% if m.role == 'tool' %}{{ raise_exception('no tools') }}{% endif %}{% endfor %}"
+    talk = [*TALK[1:3], Message("observation", "满"), Message("assistant", "十")]
+    chat = chat_of(tmp_path, "qwen3", own=strict + CHATML)
+    assert "<|im_start|>user\n满<|im_end|>" in shown(chat, chat.example(talk))
+    with pytest.raises(ModelError, match="cannot be used"):
+        chat_of(tmp_path, "qwen3", own=plain).example(TALK)
+
+
 def test_the_own_template_is_known_by_its_text(tmp_path: Path) -> None:
     names = {kind: chat_of(tmp_path, kind).template for kind in SPECIALS}
     assert all(name.startswith("own:") and len(name) == 16 for name in names.values())

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from kb.errors import ModelError
-from rag.templates.jinja import JinjaTemplate, find_template
+from rag.templates.jinja import Frame, JinjaTemplate, find_template
 from rag.templates.marks import harmless, marks_of
 from rag.templates.named import WORDS, content_of, rounds_parts, tokens_parts, words_parts
 from rag.templates.names import NAMES
@@ -148,13 +148,7 @@ class TemplateChat:
     def _own_parts(
         self, own: JinjaTemplate, messages: Sequence[Message], generate: bool, close: bool
     ) -> list[Part]:
-        try:
-            frame = own.frame([m.role for m in messages], generate=generate)
-        except ModelError:
-            if not (messages and messages[0].role == "system" and len(messages) > 1):
-                raise
-            messages = _merged(messages)  # a template without a system role: it goes into the first message
-            frame = own.frame([m.role for m in messages], generate=generate)
+        messages, frame = self._framed(own, messages, generate)
         marks = self._marks([*frame.heads, *frame.tails, frame.last])
         out: list[Part] = []
         for turn, message in enumerate(messages):
@@ -168,6 +162,19 @@ class TemplateChat:
         if frame.last:
             out += self._literal(frame.last, Part("role", "assistant", len(messages), ""))
         return [part for part in out if part.text]
+
+    def _framed(
+        self, own: JinjaTemplate, messages: Sequence[Message], generate: bool
+    ) -> tuple[Sequence[Message], Frame]:
+        """The frame, with roles that the template does not know told as the user's. Raises the first ModelError."""
+        reason: ModelError | None = None
+        for attempt in (messages, _merged(messages), _by_user(messages), _by_user(_merged(messages))):
+            try:
+                return attempt, own.frame([m.role for m in attempt], generate=generate)
+            except ModelError as error:
+                reason = reason or error
+        assert reason is not None
+        raise reason
 
     def _literal(self, text: str, like: Part) -> list[Part]:
         return literal(text, like, vocabulary=self.vocabulary)
@@ -193,9 +200,17 @@ class TemplateChat:
         return found
 
 
-def _merged(messages: Sequence[Message]) -> list[Message]:
+def _merged(messages: Sequence[Message]) -> Sequence[Message]:
+    """The system message in front of the first question, for a template without a system role."""
+    if len(messages) < 2 or messages[0].role != "system":
+        return messages
     first, second, *rest = messages
     return [Message(second.role, f"{first.content}\n\n{second.content}", second.metadata), *rest]
+
+
+def _by_user(messages: Sequence[Message]) -> Sequence[Message]:
+    """What tools say as what the user says, for a template without tools."""
+    return [Message("user", m.content, m.metadata) if m.role == "observation" else m for m in messages]
 
 
 def check_name(template: str) -> None:

@@ -86,7 +86,7 @@ class JinjaTemplate:
         self._variants: list[dict[str, Any]] = [{}]
         if "enable_thinking" in source:
             self._variants.insert(0, {"enable_thinking": False})
-        self._frames: dict[tuple[tuple[str, ...], bool], Frame] = {}
+        self._frames: dict[tuple[tuple[str, ...], bool], Frame | ModelError] = {}
         self._lock = threading.Lock()
 
     def frame(self, roles: Sequence[str], *, generate: bool) -> Frame:
@@ -96,8 +96,14 @@ class JinjaTemplate:
             if key not in self._frames:
                 if len(self._frames) > 500:
                     self._frames.clear()
-                self._frames[key] = self._made(list(roles), generate)
-            return self._frames[key]
+                try:
+                    self._frames[key] = self._made(list(roles), generate)
+                except ModelError as error:
+                    self._frames[key] = error
+            found = self._frames[key]
+        if isinstance(found, ModelError):
+            raise found.with_traceback(None)
+        return found
 
     def _made(self, roles: list[str], generate: bool) -> Frame:
         reason: ModelError | None = None
@@ -128,11 +134,12 @@ class JinjaTemplate:
             )
         except (
             jinja2.exceptions.TemplateError,
+            ArithmeticError,
+            AttributeError,
+            LookupError,
+            RecursionError,
             TypeError,
             ValueError,
-            KeyError,
-            AttributeError,
-            RecursionError,
         ) as error:
             raise self.refused(f"it says: {error}", f"它报告：{error}") from error
 
