@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,12 @@ class Board:
         if self.writer is not None and loss is not None:
             self.writer.add_scalar("train/loss", loss, step)
             self.writer.add_scalar("train/learning_rate", rate, step)
+
+    def values(self, values: Mapping[str, float], step: int) -> None:
+        """Any numbers by name."""
+        if self.writer is not None:
+            for name, value in values.items():
+                self.writer.add_scalar(f"train/{name}", value, step)
 
     def evaluation(self, loss: float, step: int) -> None:
         """One evaluation."""

@@ -11,9 +11,10 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Literal, Union, cast, get_args, get_origin, get_type_hints
 
+from finetune.ppo.config import PpoConfig, check_ppo
 from kb.errors import SettingsError
 
-Stage = Literal["sft", "pt"]
+Stage = Literal["sft", "pt", "ppo"]
 Method = Literal["qlora", "lora", "freeze", "full", "ptuning"]
 Precision = Literal["auto", "bf16", "fp16", "fp32"]
 Scheduler = Literal[
@@ -36,8 +37,10 @@ class DataConfig:
 
     model_name_or_path: str = ""
     """Folder of a converted model; "tiny" builds a tiny random one."""
+    adapter: str = ""
+    """Run or LoRA adapter folder of an earlier stage to go on from; its rank, alpha and targets hold."""
     stage: Stage = "sft"
-    """sft: conversations; pt: continued pretraining on plain text."""
+    """sft: conversations; pt: continued pretraining on plain text; ppo: prompts, learned from a reward model's scores."""
     dataset: str = ""
     """Names in dataset_info.json or paths, with commas."""
     dataset_dir: str = "data"
@@ -159,6 +162,7 @@ class RunConfig:
     data: DataConfig = field(default_factory=DataConfig)
     method: MethodConfig = field(default_factory=MethodConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
+    ppo: PpoConfig = field(default_factory=PpoConfig)
 
     def __post_init__(self) -> None:
         _check(self)
@@ -176,7 +180,7 @@ class RunConfig:
     def flat(self) -> dict[str, Any]:
         """Every value by name, ready for JSON."""
         values: dict[str, Any] = {"name": self.name, "output_dir": self.output_dir}
-        for part in (self.data, self.method, self.train):
+        for part in (self.data, self.method, self.train, self.ppo):
             values |= asdict(part)
         return values
 
@@ -197,6 +201,9 @@ _LEAST: dict[str, float] = {
     "save_total_limit": 1,
     "save_steps": 1,
     "sample_tokens": 1,
+    "ppo_max_new_tokens": 1,
+    "ppo_epochs": 1,
+    "ppo_mini_batches": 1,
 }
 
 
@@ -222,6 +229,8 @@ def _check(config: RunConfig) -> None:
         )
     if method.finetuning_type == "ptuning" and train.gradient_checkpointing == "on":
         raise _fail("gradient_checkpointing", "on", "off with ptuning", "在 ptuning 时为 off")
+    if config.data.stage == "ppo":
+        check_ppo(config, fail=_fail)
     if not config.name or any(c in config.name for c in "/\\\0") or config.name.startswith("."):
         raise _fail("name", config.name, "a plain name", "是普通的名字")
 
@@ -229,7 +238,7 @@ def _check(config: RunConfig) -> None:
 def option_types() -> dict[str, Any]:
     """Every option's name and type, in order; `docs_of` has what each means."""
     found: dict[str, Any] = {"name": str, "output_dir": str}
-    for part in (DataConfig, MethodConfig, TrainConfig):
+    for part in (DataConfig, MethodConfig, TrainConfig, PpoConfig):
         found |= get_type_hints(part)
     return found
 
@@ -251,7 +260,12 @@ def from_values(values: Mapping[str, Any]) -> RunConfig:
         flat[name] = convert(name, value, known[name])
     parts = {
         key: kind(**{f.name: flat[f.name] for f in fields(kind) if f.name in flat})
-        for key, kind in (("data", DataConfig), ("method", MethodConfig), ("train", TrainConfig))
+        for key, kind in (
+            ("data", DataConfig),
+            ("method", MethodConfig),
+            ("train", TrainConfig),
+            ("ppo", PpoConfig),
+        )
     }
     top = {key: flat[key] for key in ("name", "output_dir") if key in flat}
     return RunConfig(**top, **cast(dict[str, Any], parts))

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from finetune import attention
 from finetune.config import RunConfig
+from finetune.start import POLICY, fill
 from kb.errors import ModelError, SettingsError
 from rag.chatglm3.names import NATIVE_TARGETS, TARGETS
 from rag.chatglm3.shape import GlmShape
@@ -128,6 +129,8 @@ def attach(loaded: LoadedModel, *, config: RunConfig) -> Trainee:
             trainee = Trainee(model, glm, loaded, method, prefix=config.method.pre_seq_len)
         else:
             trainee = Trainee(_with_lora(glm, config), glm, loaded, method)
+            if config.data.adapter:
+                fill(trainee.model, Path(config.data.adapter), name=POLICY, base=loaded.folder)
     dtype = getattr(torch, loaded.dtype)
     for parameter in trainee.trainable().values():
         parameter.data = parameter.data.to(dtype)
@@ -198,7 +201,7 @@ def compile_layers(trainee: Trainee, *, backend: str = "inductor") -> None:
 def save(trainee: Trainee, folder: Path) -> None:
     """The trained weights: PEFT's adapter files, or for full and freeze a whole standard model folder."""
     if trainee.method in ADAPTERS:
-        trainee.model.save_pretrained(folder, save_embedding_layers=False)
+        trainee.model.save_pretrained(folder, save_embedding_layers=False, selected_adapters=[POLICY])
         return
     trainee.glm.save_pretrained(folder)
     for file in sorted(trainee.loaded.folder.iterdir()):

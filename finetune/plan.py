@@ -13,6 +13,7 @@ from finetune.config import RunConfig
 from finetune.memory import GIB, Layout, MemoryNeed, choose_layout, trainable_count
 from finetune.pack import choose_tokens, pack, row_shape, step_examples, steps_per_epoch
 from finetune.prepare import Prepared, model_folder, prepare
+from finetune.start import with_adapter
 from rag.chatglm3.memory import ComputeDtype, free_bytes
 from rag.chatglm3.shape import GlmShape, read_native
 
@@ -85,6 +86,11 @@ def make_plan(
     from rag.chatglm3.chat import open_tokenizer
     from rag.chatglm3.load import choose_device, choose_dtype
 
+    config = with_adapter(config)
+    if config.data.stage == "ppo":
+        from finetune.ppo.plan import ppo_plan
+
+        return ppo_plan(config, device=device, prepared=prepared, free=free, rate=rate)
     folder = model_folder(config)
     shape = read_native(folder)
     device = device or choose_device(device_name(config))

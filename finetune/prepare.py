@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import random
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -125,10 +126,14 @@ def prepare(config: RunConfig, *, tokenizer: ChatTokenizer) -> Prepared:
     train, held, facts = read_examples(config)
     data = config.data
     limits = Limits(data.cutoff_len, data.max_source_length, data.max_target_length)
-    documents, report = encode_all(train, stage=data.stage, tokenizer=tokenizer, limits=limits)
+    if data.stage == "ppo":
+        from finetune.ppo.prompts import encode_prompts as encode_all_of
+    else:
+        encode_all_of = partial(encode_all, stage=data.stage)
+    documents, report = encode_all_of(train, tokenizer=tokenizer, limits=limits)
     evaluation: list[Encoded] = []
     if held:
-        evaluation, _ = encode_all(held, stage=data.stage, tokenizer=tokenizer, limits=limits)
+        evaluation, _ = encode_all_of(held, tokenizer=tokenizer, limits=limits)
     facts |= {
         "documents": len(documents),
         "tokens": report.tokens,

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from finetune import adapter_folder, checkpoint, events, plots, run, samples
 from finetune.board import Board
@@ -48,12 +48,38 @@ def train(folder: Path, *, listen: Callable[[Event], None] | None = None) -> Run
 
     Raises ZhiwenError with what to do; the run's status says the same, and its last checkpoint stays.
     """
+    return carry_out(folder, listen=listen, make=_make)
+
+
+class Runner(Protocol):
+    """The parts of one run of some stage."""
+
+    def carry_out(self) -> RunResult:
+        """All of it."""
+        ...
+
+
+def _make(folder: Path, config: RunConfig, log: EventLog) -> Runner:
+    if config.data.stage == "ppo":
+        from finetune.ppo.train import PpoRun
+
+        return PpoRun(folder, config, log)
+    return _Run(folder, config, log)
+
+
+def carry_out(
+    folder: Path,
+    *,
+    listen: Callable[[Event], None] | None,
+    make: Callable[[Path, RunConfig, EventLog], Runner],
+) -> RunResult:
+    """What `train` does, with the stage's own parts. Whatever ends it stands in the status and the events."""
     run.must_be_idle(folder)
     log = EventLog(folder, listen=listen)
     config = run.read_config(folder)
     run.write_status(folder, state="running", step=0, total=0)
     try:
-        return _Run(folder, config, log).carry_out()
+        return make(folder, config, log).carry_out()
     except ZhiwenError as error:
         _failed(folder, log, error.message, error.zh)
         raise
@@ -74,7 +100,7 @@ def _failed(folder: Path, log: EventLog, english: str, chinese: str, *, state: r
 
 
 @contextmanager
-def _stoppable(folder: Path) -> Iterator[Callable[[], bool]]:
+def stoppable(folder: Path) -> Iterator[Callable[[], bool]]:
     """Ctrl-C, a termination signal or `run.stop` end the run after the step at hand; a second Ctrl-C at once."""
     asked = threading.Event()
 
@@ -130,7 +156,7 @@ class _Run:
             trainable=plan.trainable, rows=self.loop.shape.tokens, estimate=round(plan.seconds, 1),
         )  # fmt: skip
         self._status("running")
-        with _stoppable(self.folder) as wanted:
+        with stoppable(self.folder) as wanted:
             ended = self.loop.train(after=self._after, stop=wanted)
         return self._stopped() if ended == "stopped" else self._finish(ended)
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from kb.errors import ModelError
 from rag.chatglm3.engine.cache import SlotCache
-from rag.chatglm3.engine.lora import LoraStack, base_of, check_places
+from rag.chatglm3.engine.lora import LoraStack, base_of, check_places, refresh
 
 if TYPE_CHECKING:
     import torch
@@ -27,7 +27,7 @@ class Product:
 
         self._layers = [base_of(module) for module in modules]
         self._plain = all(type(layer) is torch.nn.Linear for layer in self._layers)
-        self._lora = LoraStack.of(modules, numbers=numbers, like=like)
+        self.lora = LoraStack.of(modules, numbers=numbers, like=like)
         if self._plain:
             self._weight, self._bias = _fuse(self._layers)
 
@@ -41,9 +41,9 @@ class Product:
             out = self._layers[0](inputs)
         else:
             out = torch.cat([layer(inputs) for layer in self._layers], dim=-1)
-        if self._lora is None or adapter is None:
+        if self.lora is None or adapter is None:
             return out
-        return self._lora.add(out, inputs=inputs, adapter=adapter)
+        return self.lora.add(out, inputs=inputs, adapter=adapter)
 
 
 def _fuse(layers: Sequence[Any]) -> tuple[torch.Tensor, torch.Tensor | None]:
@@ -107,6 +107,11 @@ class Network:
         frequency = base.model.rotary_emb.inv_freq.float().to(self.device)
         turns = torch.arange(context + 1, device=self.device).float()[:, None] * frequency
         self._cos, self._sin = turns.cos().to(self.dtype), turns.sin().to(self.dtype)
+
+    def refresh(self) -> None:
+        """Take over the adapters' weights as they stand in the model now (training changes them)."""
+        products = [p for b in self._blocks for p in (b.qkv, b.out, b.gate_up, b.down)]
+        refresh([p.lora for p in products if p.lora is not None])
 
     def adapter_index(self, names: Sequence[str]) -> torch.Tensor | None:
         """Per row the index of its LoRA adapter, -1 for none; None if no row has one."""
