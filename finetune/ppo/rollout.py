@@ -52,6 +52,7 @@ class Sampler:
                 loop_guard=False,
             ),
         )
+        self.engine.ready.wait()  # its kernels join weights that training reads
 
     def __enter__(self) -> Sampler:
         return self
