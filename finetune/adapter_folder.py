@@ -48,7 +48,7 @@ def write(
         "method": trainee.method,
         "stage": config.data.stage,
         "prompt_version": prompt_version(),
-        "close_turns": config.data.stage == "sft",
+        "close_turns": config.data.stage != "pt",
         "data": dict(data),
         "metrics": dict(metrics),
         "trainable": plan.trainable,

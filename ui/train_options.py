@@ -18,7 +18,10 @@ HELP: dict[str, tuple[str, str]] = {
         "转换后的模型文件夹；tiny：极小的随机模型",
         "converted model folder; tiny: a tiny random model",
     ),
-    "stage": ("sft：对话；pt：纯文本", "sft: conversations; pt: plain text"),
+    "stage": (
+        "sft：对话；pt：纯文本；rm：奖励模型；dpo、kto：偏好",
+        "sft: conversations; pt: plain text; rm: a reward model; dpo, kto: preferences",
+    ),
     "dataset": ("数据集，多个用逗号隔开", "data sets, with commas between"),
     "dataset_dir": ("dataset_info.json 所在文件夹", "folder of dataset_info.json"),
     "eval_dataset": ("评估数据集", "evaluation sets"),
@@ -76,6 +79,12 @@ HELP: dict[str, tuple[str, str]] = {
     "sample_tokens": ("示例回答最多多少 token", "tokens of a sample at the most"),
     "predict_with_generate": ("结束时回答评估集并打分", "answer the evaluation set at the end and measure"),
     "tensorboard": ("写 TensorBoard", "write for TensorBoard"),
+    "pref_beta": ("dpo、kto：离开参考模型的代价", "dpo, kto: how dear it is to leave the reference"),
+    "dpo_loss": ("dpo 的损失", "loss of dpo"),
+    "dpo_label_smoothing": ("dpo：估计标反的比例", "dpo: share of pairs thought to be the wrong way round"),
+    "kto_chosen_weight": ("kto：好评的权重", "kto: weight of desirable answers"),
+    "kto_rejected_weight": ("kto：差评的权重", "kto: weight of undesirable answers"),
+    "center_rewards_coefficient": ("rm：把分数拉向零；0 关闭", "rm: pulls scores towards zero; 0 is off"),
     "seed": ("随机种子", "seed"),
 }
 PATHS = ("model_name_or_path", "dataset_dir")
