@@ -55,12 +55,11 @@ def with_score(glm: Any, *, seed: int) -> Any:
     import torch
     from transformers import GlmForSequenceClassification
 
-    config = glm.config.__class__.from_dict({**glm.config.to_dict(), **sequence_config()})
-    config._attn_implementation = glm.config._attn_implementation
+    for name, value in sequence_config().items():
+        setattr(glm.config, name, value)
     with torch.device("meta"):
-        judge: Any = GlmForSequenceClassification(config)
-    judge.model = glm.model
-    judge.model.config = config
+        judge: Any = GlmForSequenceClassification(glm.config)
+    judge.model, judge.config = glm.model, glm.config  # one config for all: the layers look there for their attention
     weight = glm.lm_head.weight
     drawn = torch.randn(
         1, weight.shape[1], generator=torch.Generator().manual_seed(seed), dtype=torch.float32
