@@ -59,7 +59,10 @@ def with_score(glm: Any, *, seed: int) -> Any:
         setattr(glm.config, name, value)
     with torch.device("meta"):
         judge: Any = GlmForSequenceClassification(glm.config)
-    judge.model, judge.config = glm.model, glm.config  # one config for all: the layers look there for their attention
+    judge.model, judge.config = (
+        glm.model,
+        glm.config,
+    )  # one config for all: the layers look there for their attention
     weight = glm.lm_head.weight
     drawn = torch.randn(
         1, weight.shape[1], generator=torch.Generator().manual_seed(seed), dtype=torch.float32

@@ -70,7 +70,9 @@ def our_step(
     return total / weight, objective.report(sums), gradients
 
 
-def referenced(config: RunConfig, trainee: Trainee, units: list[Judged], objective: Objective) -> list[Judged]:
+def referenced(
+    config: RunConfig, trainee: Trainee, units: list[Judged], objective: Objective
+) -> list[Judged]:
     """What with_reference does before the first step, here for a trainee that has moved: its adapter is switched off."""
     from dataclasses import replace
 
@@ -100,7 +102,9 @@ def trl_tokenizer(model: Path) -> Any:
     )
 
 
-def trl_step(trainer: Any, rows: list[dict[str, Any]]) -> tuple[float, dict[str, float], dict[str, torch.Tensor]]:
+def trl_step(
+    trainer: Any, rows: list[dict[str, Any]]
+) -> tuple[float, dict[str, float], dict[str, torch.Tensor]]:
     """The same of a TRL trainer on rows of token ids."""
     batch = trainer.data_collator(rows)
     trainer.model.train()
@@ -109,7 +113,9 @@ def trl_step(trainer: Any, rows: list[dict[str, Any]]) -> tuple[float, dict[str,
     loss.backward()
     measures = {k: v[-1] for k, v in trainer._metrics["train"].items()}
     gradients = {
-        n: p.grad.clone() for n, p in trainer.model.named_parameters() if p.requires_grad and p.grad is not None
+        n: p.grad.clone()
+        for n, p in trainer.model.named_parameters()
+        if p.requires_grad and p.grad is not None
     }
     return float(loss.detach()), measures, gradients
 
@@ -123,7 +129,7 @@ def common(folder: Path, **more: Any) -> dict[str, Any]:
 
 def trl_model(model: Path, config: RunConfig, trainee: Trainee) -> Any:
     """A model of TRL's own loading, with our adapter's numbers in it."""
-    from peft import LoraConfig, get_peft_model
+    from peft import LoraConfig
     from transformers import GlmForCausalLM, GlmForSequenceClassification
 
     scores = config.data.stage == "rm"
@@ -196,7 +202,8 @@ def test_rm_is_that_of_trl(model: Path, tmp_path: Path) -> None:
     )  # fmt: skip
     take_over(trainer.model, trainee)
     rows = [
-        {"chosen_ids": u.documents[0].ids.tolist(), "rejected_ids": u.documents[1].ids.tolist()} for u in units
+        {"chosen_ids": u.documents[0].ids.tolist(), "rejected_ids": u.documents[1].ids.tolist()}
+        for u in units
     ]
     names = {"accuracy": "accuracy", "margin": "margin"}
     ours, theirs = our_step(trainee, objective, units), trl_step(trainer, rows)

@@ -35,7 +35,8 @@ def feedback() -> list[Feedback]:
 def write_preferences(folder: Path) -> None:
     """pairs.json with its entry of dataset_info.json, and thumbs.jsonl."""
     pairs = [
-        {"instruction": p.question, "input": "", "chosen": p.chosen, "rejected": p.rejected} for p in preferences()
+        {"instruction": p.question, "input": "", "chosen": p.chosen, "rejected": p.rejected}
+        for p in preferences()
     ]
     (folder / "pairs.json").write_text(json.dumps(pairs, ensure_ascii=False), encoding="utf-8")
     lines = [
@@ -54,7 +55,12 @@ def write_preferences(folder: Path) -> None:
         "pairs": {
             "file_name": "pairs.json",
             "ranking": True,
-            "columns": {"prompt": "instruction", "query": "input", "chosen": "chosen", "rejected": "rejected"},
+            "columns": {
+                "prompt": "instruction",
+                "query": "input",
+                "chosen": "chosen",
+                "rejected": "rejected",
+            },
         },
         "thumbs": {"file_name": "thumbs.jsonl", "format": "kto"},
     }
