@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from finetune.config import RunConfig
 from finetune.memory import GIB, Layout, MemoryNeed, choose_layout, trainable_count
 from finetune.pack import choose_tokens, pack, row_shape, step_examples, steps_per_epoch
+from finetune.preference_config import SIDES
 from finetune.prepare import Prepared, model_folder, prepare
 from finetune.start import with_adapter
 from rag.chatglm3.memory import ComputeDtype, free_bytes
@@ -189,6 +190,7 @@ def rows_of(config: RunConfig, *, lengths: list[int], layout: Layout, steps: int
         steps=steps,
         seed=config.train.seed,
         fixed=layout.compiled,
+        sides=SIDES.get(config.data.stage, 1),
     )
 
 

@@ -22,6 +22,9 @@ from finetune.loop import Loop, eager
 from finetune.methods import attach, open_base
 from finetune.plan import Plan, make_plan
 from finetune.prepare import Prepared, model_folder, prepare
+from finetune.run_metrics import final_metrics
+from finetune.stages.objective import objective_of
+from finetune.stages.reference import with_reference
 from kb.errors import ModelError, ZhiwenError
 from rag.types import Message
 
@@ -136,6 +139,9 @@ class _Run:
 
     def carry_out(self) -> RunResult:
         """All of it."""
+        found = checkpoint.complete(self.folder / "checkpoints")
+        if not found:
+            self.log.rewind(-1)
         run.write_json(self.folder / "data.json", self.prepared.facts)
         run.write_json(self.folder / "environment.json", run.environment())
         self.plan = make_plan(self.config, prepared=self.prepared)
@@ -144,11 +150,8 @@ class _Run:
             raise does_not_fit(self.plan)
         self._say_data()
         self.loop = self._loop()
-        found = checkpoint.complete(self.folder / "checkpoints")
         if found:
             self.loop.load(found[-1])
-        else:
-            self.log.rewind(-1)
         self.board = Board(self.folder, self.config, step=self.loop.progress.step)
         plan = self.plan
         self.log.write(
@@ -175,9 +178,14 @@ class _Run:
     def _loop(self) -> Loop:
         loaded = open_base(self.config, folder=model_folder(self.config), device=self.plan.device)
         trainee = attach(loaded, config=self.config)
+        objective = objective_of(self.config)
+        self.prepared = with_reference(
+            self.prepared, objective=objective, trainee=trainee, layout=self.plan.layout, steps=self.plan.steps,
+            config=self.config, folder=self.folder, log=self.log,
+        )  # fmt: skip
         loop = Loop(
-            self.folder, config=self.config, prepared=self.prepared, trainee=trainee,
-            layout=self.plan.layout, total=self.plan.steps, log=self.log,
+            self.folder, config=self.config, prepared=self.prepared, trainee=trainee, layout=self.plan.layout,
+            total=self.plan.steps, log=self.log, objective=objective,
         )  # fmt: skip
         loop.setup()
         return loop
@@ -196,13 +204,13 @@ class _Run:
             self.loop.save()
             plots.draw(events.read(self.folder), folder=self.folder / "plots")
         if step % train.logging_steps == 0 or last:
-            self.board.step(self.loop.last_loss, self.loop.rate(step - 1), step)
+            self.board.step(self.loop.last_loss, self.loop.rate(step - 1), step, self.loop.last_measures)
             self._status("running", loss=self.loop.last_loss)
 
     def _evaluate(self) -> None:
-        loss = self.loop.evaluate()
-        self.log.write("eval", step=self.loop.progress.step, loss=loss)
-        self.board.evaluation(loss, self.loop.progress.step)
+        loss, measures = self.loop.evaluate()
+        self.log.write("eval", step=self.loop.progress.step, loss=loss, **measures)
+        self.board.evaluation(loss, self.loop.progress.step, measures)
         if self.loop.judge(loss) and self.config.train.early_stopping_patience:
             from safetensors.torch import save_file
 
@@ -217,12 +225,16 @@ class _Run:
         train, data = self.config.train, self.config.data
         prompts = [(Message("user", text),) for text in train.sample_prompts] or self.prepared.prompts()
         with eager():
-            said = samples.sample(
-                self.loop.trainee,
-                prompts=prompts,
-                stage=data.stage,
-                tokenizer=self.tokenizer,
-                most=train.sample_tokens,
+            said = (
+                samples.scored(self.loop.trainee, prepared=self.prepared, layout=self.loop.layout)
+                if data.stage == "rm"
+                else samples.sample(
+                    self.loop.trainee,
+                    prompts=prompts,
+                    stage=data.stage,
+                    tokenizer=self.tokenizer,
+                    most=train.sample_tokens,
+                )
             )
         step = self.loop.progress.step
         with (self.folder / "samples.md").open("a", encoding="utf-8") as file:
@@ -256,7 +268,12 @@ class _Run:
         if ended == "early":
             self._take_best()
         self._sample()
-        metrics = self._metrics()
+        metrics = final_metrics(
+            events.read(self.folder),
+            state=loop.progress,
+            device=loop.trainee.device,
+            planned=self.plan.need.total,
+        )
         if train.predict_with_generate:
             metrics |= self._predict()
         adapter = adapter_folder.write(
@@ -294,27 +311,6 @@ class _Run:
             en=f"No progress in {state.waited} evaluations: ended early, with the weights of step {state.best_step} "
             f"({state.best:.4f}).",
         )  # fmt: skip
-
-    def _metrics(self) -> dict[str, float]:
-        import torch
-
-        state = self.loop.progress
-        steps = [e for e in events.read(self.folder) if e["event"] == "step"]
-        tail = steps[-max(1, len(steps) // 10) :]
-        found = {"train_loss": sum(e["loss"] for e in tail) / max(1, len(tail)), "steps": float(state.step)}
-        if state.best < float("inf"):
-            found |= {"eval_loss": state.best}
-        found |= {
-            "tokens": float(state.tokens),
-            "seconds": round(state.seconds, 2),
-            "tokens_per_second": round(state.tokens / max(state.seconds, 1e-9), 1),
-        }
-        if self.loop.trainee.device.startswith("cuda"):
-            found["peak_gib"] = torch.cuda.max_memory_allocated() / 2**30
-            found["planned_gib"] = self.plan.need.total / 2**30
-        if state.skipped:
-            found["skipped_steps"] = float(state.skipped)
-        return found
 
     def _predict(self) -> dict[str, float]:
         chosen = self.prepared.eval_examples

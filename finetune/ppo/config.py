@@ -59,6 +59,11 @@ class PpoConfig:
 def check_ppo(config: RunConfig, *, fail: Callable[[str, object, str, str], Exception]) -> None:
     """What the stage cannot do, and numbers out of range."""
     method, train, ppo = config.method, config.train, config.ppo
+    for name in ("ppo_max_new_tokens", "ppo_epochs", "ppo_mini_batches"):
+        if getattr(ppo, name) < 1:
+            raise fail(name, getattr(ppo, name), "1 or more", "不小于 1")
+    if config.data.stage != "ppo":
+        return
     for name, value, wanted, zh in (
         ("finetuning_type", method.finetuning_type, ("qlora", "lora"), "为 qlora 或 lora"),
         ("use_dora", method.use_dora, (False,), "关闭"),

@@ -30,7 +30,7 @@ def messages_before(example: Example) -> list[Message]:
 
 
 def encode_prompts(
-    examples: Iterable[Example], *, tokenizer: ChatTokenizer, limits: Limits
+    examples: Iterable[Example], *, stage: str, tokenizer: ChatTokenizer, limits: Limits
 ) -> tuple[list[Encoded], EncodeReport]:
     """Each prompt as a document without a trained token. Raises DataError for texts, or if no prompt is usable.
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from finetune import adapter_folder, checkpoint, events, run
 from finetune.config import RunConfig
+from finetune.encode import Encoded
 from finetune.events import EventLog
 from finetune.methods import attach, checkpoint_layers, open_base
 from finetune.plan import make_plan
@@ -45,6 +46,8 @@ class PpoRun:
         self.folder, self.config, self.log, self.function = folder, config, log, reward
         self.tokenizer: ChatTokenizer = open_tokenizer(model_folder(config))
         self.prepared: Prepared = prepare(config, tokenizer=self.tokenizer)
+        self.prompts = [p for p in self.prepared.train if isinstance(p, Encoded)]
+        self.held = [p for p in self.prepared.evaluation if isinstance(p, Encoded)]
 
     def carry_out(self) -> RunResult:
         """All of it."""
@@ -62,10 +65,10 @@ class PpoRun:
         reward = self.function or AdapterReward(
             policy, Path(self.config.ppo.reward_model), end_id=self.tokenizer.specials.eos
         )
-        documents = [*self.prepared.train, *self.prepared.evaluation]
-        with Sampler(policy.trainee, config=self.config, longest=max(map(len, documents))) as sampler:
+        longest = max(map(len, [*self.prompts, *self.held]))
+        with Sampler(policy.trainee, config=self.config, longest=longest) as sampler:
             self.loop = Loop(
-                self.folder, config=self.config, prompts=self.prepared.train, policy=policy, reward=reward,
+                self.folder, config=self.config, prompts=self.prompts, policy=policy, reward=reward,
                 sampler=sampler, total=self.plan.steps, log=self.log,
             )  # fmt: skip
             return self._steps()
@@ -103,7 +106,7 @@ class PpoRun:
                 report = loop.step()
                 step = loop.progress.step
                 self._note(step, report)
-                if self.prepared.evaluation and (
+                if self.held and (
                     step % (train.eval_steps or loop.per_epoch) == 0 or step == loop.total
                 ):
                     self._evaluate(step)
@@ -145,7 +148,7 @@ class PpoRun:
                 self.log.write("sample", step=step, prompt=prompt, text=text)
 
     def _evaluate(self, step: int) -> None:
-        found = self.loop.evaluate(self.prepared.evaluation)
+        found = self.loop.evaluate(self.held)
         self.log.write("eval", step=step, **found)
         self.board.values({f"eval_{k}": v for k, v in found.items()}, step)
 
