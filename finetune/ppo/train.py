@@ -106,9 +106,7 @@ class PpoRun:
                 report = loop.step()
                 step = loop.progress.step
                 self._note(step, report)
-                if self.held and (
-                    step % (train.eval_steps or loop.per_epoch) == 0 or step == loop.total
-                ):
+                if self.held and (step % (train.eval_steps or loop.per_epoch) == 0 or step == loop.total):
                     self._evaluate(step)
                 if step % train.save_steps == 0 and step < loop.total:
                     loop.save()
