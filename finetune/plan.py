@@ -14,7 +14,7 @@ from finetune.memory import GIB, Layout, MemoryNeed, choose_layout, trainable_co
 from finetune.pack import choose_tokens, pack, row_shape, step_examples, steps_per_epoch
 from finetune.preference_config import SIDES
 from finetune.prepare import Prepared, model_folder, prepare
-from finetune.start import with_adapter
+from finetune.start import with_start
 from rag.chatglm3.memory import ComputeDtype, free_bytes
 from rag.chatglm3.shape import GlmShape, read_native
 
@@ -87,7 +87,7 @@ def make_plan(
     from rag.chatglm3.chat import open_tokenizer
     from rag.chatglm3.load import choose_device, choose_dtype
 
-    config = with_adapter(config)
+    config = with_start(config)
     if config.data.stage == "ppo":
         from finetune.ppo.plan import ppo_plan
 

@@ -139,15 +139,13 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--gpu", dest="option_device", metavar="N", help=pick("用哪块显卡", "which GPU"))
 
 
-def read_config(file: Path | None, args: argparse.Namespace, *, model: str = "") -> RunConfig:
-    """The file's values, then the flags. `model`: base to use if nobody names one. Raises SettingsError."""
+def read_config(file: Path | None, args: argparse.Namespace) -> RunConfig:
+    """The file's values, then the flags. Raises SettingsError."""
     values = read_toml(file) if file is not None else {}
     for name in option_types():
         given = getattr(args, f"option_{name}", None)
         if given is not None:
             values[name] = tuple(given) if isinstance(given, list) else given
-    if not values.get("model_name_or_path"):
-        values["model_name_or_path"] = model
     return from_values(values)
 
 

@@ -69,7 +69,9 @@ def run(args: argparse.Namespace) -> int:
         return _train(args.resume)
     settings = arguments.settings_of(args)
     base = settings.generator.model if settings.generator.kind == "chatglm3" else ""
-    config = with_model(read_config(args.config, args, model=base), home=settings.home)
+    config = with_model(read_config(args.config, args), home=settings.home)
+    if not config.data.model_name_or_path:
+        config = replace(config, data=replace(config.data, model_name_or_path=base))
     if args.plan:
         return _plan(config, as_json=args.json)
     _say_tiny(config)
