@@ -25,6 +25,9 @@ EFFICIENCY = {True: 0.60, False: 0.43}
 """Share of the matrix-product speed that training reached on one H100, compiled or not (first measurements)."""
 COMPILE_FROM = 2_000_000
 """Tokens from which the warm-up of the compiler is won back."""
+PASSES = {"dpo": 1, "kto": 3}
+"""Passes without gradients: the reference (once for all epochs; counted in each), and for kto twice the answers that
+do not belong to their questions."""
 RESERVE = 0.94
 """Share of the free memory that a plan may use: the rest is for the allocator's gaps."""
 
@@ -218,9 +221,10 @@ def _changes(
     if method.finetuning_type != "qlora":
         small_method = replace(method, finetuning_type="qlora", quantization_bit=0)
         tries.append(("--finetuning-type qlora", replace(config, method=small_method), lengths))
-    cutoff = max(lengths) // 2
+    sides = SIDES.get(data.stage, 1)
+    cutoff = max(lengths) // 2 // sides
     while cutoff >= 128:
-        cut = [min(n, cutoff) for n in lengths]
+        cut = [min(n, sides * cutoff) for n in lengths]
         tries.append((f"--cutoff-len {cutoff}", replace(config, data=replace(data, cutoff_len=cutoff)), cut))
         cutoff //= 2
     out: list[tuple[str, str]] = []
@@ -246,10 +250,14 @@ def need_smallest(shape: GlmShape, config: RunConfig, lengths: list[int], dtype:
 
 
 def flops_per_token(shape: GlmShape, config: RunConfig, layout: Layout) -> float:
-    """Floating point operations of training on one token. The head works on trained tokens only; counted whole."""
+    """Floating point operations of training on one token, passes that only measure included.
+
+    The head works on trained tokens only; counted whole.
+    """
     whole = shape.parameters - shape.hidden * shape.vocabulary
     frozen = config.method.finetuning_type in ("qlora", "lora", "ptuning")
-    return whole * (4.0 if frozen else 6.0) + (2.0 * whole if layout.recompute else 0.0)
+    measured = PASSES.get(config.data.stage, 0)
+    return whole * ((4.0 if frozen else 6.0) + (2.0 if layout.recompute else 0.0) + 2.0 * measured)
 
 
 def matrix_rate(device: str, dtype: ComputeDtype, *, clock: Callable[[], float] = time.perf_counter) -> float:

@@ -179,15 +179,15 @@ class _Run:
         loaded = open_base(self.config, folder=model_folder(self.config), device=self.plan.device)
         trainee = attach(loaded, config=self.config)
         objective = objective_of(self.config)
-        self.prepared = with_reference(
-            self.prepared, objective=objective, trainee=trainee, layout=self.plan.layout, steps=self.plan.steps,
-            config=self.config, folder=self.folder, log=self.log,
-        )  # fmt: skip
         loop = Loop(
             self.folder, config=self.config, prepared=self.prepared, trainee=trainee, layout=self.plan.layout,
             total=self.plan.steps, log=self.log, objective=objective,
         )  # fmt: skip
         loop.setup()
+        loop.prepared = self.prepared = with_reference(
+            self.prepared, objective=objective, trainee=loop.trainee, layout=loop.layout, steps=loop.total,
+            config=self.config, folder=self.folder, log=self.log,
+        )  # fmt: skip
         return loop
 
     # ------------------------------------------------------------ along the way

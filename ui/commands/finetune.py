@@ -111,6 +111,11 @@ def _train(folder: Path) -> int:
     rows = ", ".join(f"{name} {value:.4g}" for name, value in result.metrics.items())
     print(pick(f"完成。{rows}", f"Done. {rows}"))
     base, adapter = config.data.model_name_or_path, result.adapter
+    if config.data.stage == "rm":
+        print(pick(f"奖励模型：{adapter}", f"Reward model: {adapter}"))
+        print(pick("给回答打分：", "Score answers with it:"))
+        print(f"  zhiwen score {adapter} " + pick("问题 回答1 回答2", "QUESTION ANSWER1 ANSWER2"))
+        return 0
     if adapter.name == "model":
         print(pick(f"模型文件夹：{adapter}", f"Model folder: {adapter}"))
         base, flag = str(adapter), ""
