@@ -49,6 +49,15 @@ def chat_of(config: RunConfig) -> Chat:
     return open_chat(base_folder(config), template=config.data.template)
 
 
+def check_start(config: RunConfig, chat: Chat) -> None:
+    """Raise ModelError if `--adapter` was trained with another template than this run's."""
+    if config.data.adapter:
+        from rag.chatglm3.adapters import read_adapter
+        from rag.templates.choice import check_templates
+
+        check_templates(chat, [read_adapter(Path(config.data.adapter), native=False)])
+
+
 def load_base(folder: Path, how: LoadConfig) -> LoadedModel | LoadedOther:
     """The weights."""
     if is_chatglm(folder):
@@ -63,9 +72,14 @@ def load_base(folder: Path, how: LoadConfig) -> LoadedModel | LoadedOther:
 def settled(config: RunConfig) -> tuple[RunConfig, tuple[str, str] | None]:
     """The config as this base can do it, and what was changed, in Chinese and English. Raises SettingsError."""
     folder = base_folder(config)
-    if is_chatglm(folder):
-        return config, None
     stage, method = config.data.stage, config.method.finetuning_type
+    if is_chatglm(folder):
+        if stage == "ppo" and config.data.template not in ("auto", shape_of(folder).family):
+            raise SettingsError(
+                f"--stage ppo speaks in the base's own template; --template {config.data.template} is for sft, dpo and kto.",
+                zh=f"--stage ppo 使用基座自己的模板；--template {config.data.template} 可用于 sft、dpo、kto。",
+            )
+        return config, None
     if stage in CHATGLM_STAGES:
         raise SettingsError(
             f"--stage {stage} works on ChatGLM bases only; {folder.name} can be trained with pt, sft, dpo and kto.",
@@ -128,7 +142,7 @@ def verified(trainee: Trainee, *, config: RunConfig) -> tuple[str, str] | None:
         own = [trainee.glm(torch.tensor([row], device=trainee.device)).logits[0].float() for row in ids]
         batches = [batch.to(trainee.device) for batch in padded_batches(documents, rows=1)]
         ours = [head_logits(trainee, hidden_states(trainee, batch))[0] for batch in batches]
-        if not _alike(own, ours):
+        if not hasattr(trainee.glm, "lm_head") or not _alike(own, ours):
             raise ModelError(
                 f"{name} makes its logits in another way than by one matrix at the end (scaling, capping or a bias), which "
                 "training here does not do. It can answer, but not be trained.",

@@ -15,15 +15,14 @@ from typing import Any
 
 from finetune import checkpoint
 from finetune.config import RunConfig
-from finetune.encode import Encoded
 from finetune.events import EventLog
-from finetune.forward import loss_sum
 from finetune.memory import Layout
 from finetune.methods import Trainee, checkpoint_layers, compile_layers
 from finetune.optimizer import Optimizer
 from finetune.pack import (
     Batch,
     RowShape,
+    Unit,
     packed_batches,
     padded_batches,
     step_examples,
@@ -32,7 +31,10 @@ from finetune.pack import (
 from finetune.plan import rows_of
 from finetune.prepare import Prepared, sources
 from finetune.progress import Progress, not_a_number, progress_from
+from finetune.quiet import quiet, quiet_batches
 from finetune.schedule import factor
+from finetune.stages.objective import Objective, objective_of
+from finetune.stages.reference import pieces
 from kb.errors import ModelError
 
 
@@ -49,7 +51,9 @@ class Loop:
         layout: Layout,
         total: int,
         log: EventLog,
+        objective: Objective | None = None,
     ) -> None:
+        self.objective = objective or objective_of(config)
         self.folder, self.config, self.prepared = folder, config, prepared
         self.trainee, self.layout, self.total, self.log = trainee, layout, total, log
         self.optimizer = Optimizer(trainee.trainable(), config=config)
@@ -57,6 +61,7 @@ class Loop:
         self.shape = self._shape()
         self.spent, self.spent_tokens = 0.0, 0
         self.last_loss: float | None = None
+        self.last_measures: dict[str, float] = {}
 
     # ------------------------------------------------------------ shape of the work
 
@@ -68,7 +73,7 @@ class Loop:
         """Steps of one epoch."""
         return steps_per_epoch(len(self.prepared.train), per_step=self.config.examples_per_step)
 
-    def documents(self, step: int) -> list[Encoded]:
+    def documents(self, step: int) -> list[Unit]:
         """What step `step` (0-based) learns from."""
         chosen = step_examples(
             len(self.prepared.train),
@@ -78,7 +83,7 @@ class Loop:
         )
         return [self.prepared.train[i] for i in chosen]
 
-    def batches(self, documents: list[Encoded]) -> list[Batch]:
+    def batches(self, documents: list[Unit]) -> list[Batch]:
         """Documents as forward passes."""
         if self.layout.packed:
             return packed_batches(documents, shape=self.shape)
@@ -176,16 +181,18 @@ class Loop:
         torch.manual_seed((self.config.train.seed << 20) + state.step)
         documents = self.documents(state.step)
         batches = self.batches(documents)
-        trained = sum(len(b.targets) for b in batches)
-        total = torch.zeros((), device=self.trainee.device)
+        trained = sum(self.objective.weight(b) for b in batches)
+        total = torch.zeros(1 + len(self.objective.names), device=self.trainee.device)
+        self.objective.begin(self.trainee, documents, part="train", number=state.step, layout=self.layout)
         for batch in batches:
-            loss = loss_sum(
+            loss, seen = self.objective.loss(
                 self.trainee, batch.to(self.trainee.device), noise=self.config.method.neftune_noise_alpha
             )
             scaled: Any = loss * self.optimizer.scaler.scale
             scaled.backward()
-            total += loss.detach()
-        mean = float(total) / max(1, trained)
+            total += torch.cat([loss.detach()[None], seen])
+        whole, *sums = total.tolist()
+        mean = whole / max(1, trained)
         rate = self.rate(state.step)
         if not math.isfinite(mean):
             raise self._broken(mean, documents)
@@ -195,6 +202,7 @@ class Loop:
         state.skipped += not taken
         state.step += 1
         state.loss, state.trained = state.loss + mean * trained, state.trained + trained
+        state.sums = [a + b for a, b in zip(state.sums or [0.0] * len(sums), sums, strict=True)]
         state.tokens += sum(b.tokens for b in batches)
         state.seconds += time.perf_counter() - begin
         if state.step % self.config.train.logging_steps == 0 or state.step == self.total:
@@ -211,6 +219,7 @@ class Loop:
 
         state = self.progress
         self.last_loss = state.loss / max(1, state.trained)
+        self.last_measures = self.objective.report(state.sums)
         speed = (state.tokens - self.spent_tokens) / max(1e-9, state.seconds - self.spent)
         cuda = self.trainee.device.startswith("cuda")
         memory = torch.cuda.max_memory_allocated() if cuda else 0
@@ -219,6 +228,7 @@ class Loop:
             step=state.step,
             epoch=round(state.step / self.per_epoch, 4),
             loss=self.last_loss,
+            **self.last_measures,
             lr=rate,
             norm=norm,
             tokens=state.tokens,
@@ -228,10 +238,10 @@ class Loop:
         )
         if self.config.train.lr_scheduler_type == "reduce_lr_on_plateau" and not self.prepared.evaluation:
             state.plateau.see(self.last_loss, config=self.config.train)
-        state.loss, state.trained = 0.0, 0
+        state.loss, state.trained, state.sums = 0.0, 0, []
         self.spent, self.spent_tokens = state.seconds, state.tokens
 
-    def _broken(self, value: float, documents: list[Encoded]) -> ModelError:
+    def _broken(self, value: float, documents: list[Unit]) -> ModelError:
         state, last = self.progress, checkpoint.complete(self.folder / "checkpoints")
         intact = last[-1].folder.name if last else ""
         places = sources(documents) or "-"
@@ -245,29 +255,18 @@ class Loop:
 
     # ------------------------------------------------------------ evaluation and checkpoints
 
-    def evaluate(self) -> float:
-        """Mean loss of the evaluation set, one document never seeing another."""
-        import torch
-
-        documents = list(self.prepared.evaluation)
-        shape = RowShape(max(self.shape.tokens, max(map(len, documents))), 0, 0)
-        total, trained = 0.0, 0
-        self.trainee.model.eval()
-        try:
-            with torch.no_grad(), eager():
-                for at in range(0, len(documents), 64):
-                    part = documents[at : at + 64]
-                    rows = (
-                        packed_batches(part, shape=shape)
-                        if self.layout.packed
-                        else padded_batches(part, rows=max(1, self.layout.tokens // max(map(len, part))))
-                    )
-                    for batch in rows:
-                        total += float(loss_sum(self.trainee, batch.to(self.trainee.device)))
-                        trained += len(batch.targets)
-        finally:
-            self.trainee.model.train()
-        return total / trained
+    def evaluate(self) -> tuple[float, dict[str, float]]:
+        """Mean loss of the evaluation set, one document never seeing another, and the objective's measures."""
+        total, weight, sums = 0.0, 0, [0.0] * len(self.objective.names)
+        for number, part in enumerate(pieces(self.prepared.evaluation)):
+            self.objective.begin(self.trainee, part, part="evaluation", number=number, layout=self.layout)
+            with quiet(self.trainee):
+                for batch in quiet_batches(part, layout=self.layout):
+                    loss, seen = self.objective.loss(self.trainee, batch.to(self.trainee.device))
+                    total += float(loss)
+                    weight += self.objective.weight(batch)
+                    sums = [a + b for a, b in zip(sums, seen.tolist(), strict=True)]
+        return total / weight, self.objective.report(sums)
 
     def judge(self, loss: float) -> bool:
         """Take note of an evaluation; True if it is the best so far."""

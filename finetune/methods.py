@@ -6,17 +6,19 @@ weights have its compute dtype, and the optimiser keeps their float32 masters.
 
 from __future__ import annotations
 
+import json
 import shutil
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from finetune import attention
 from finetune.bases import load_base, target_names
 from finetune.config import RunConfig
+from finetune.start import POLICY, fill
 from kb.errors import ModelError, SettingsError
 from rag.chatglm3.shape import GlmShape
 from rag.models import layers_of
@@ -126,6 +128,10 @@ def attach(loaded: LoadedModel | LoadedOther, *, config: RunConfig) -> Trainee:
 
     method = config.method.finetuning_type
     torch.manual_seed(config.train.seed)
+    if config.data.stage == "rm":
+        from finetune.reward import with_score
+
+        loaded = replace(loaded, model=with_score(loaded.model, seed=config.train.seed))
     glm = loaded.model
     glm.requires_grad_(False)
     with warnings.catch_warnings():
@@ -138,6 +144,8 @@ def attach(loaded: LoadedModel | LoadedOther, *, config: RunConfig) -> Trainee:
             trainee = Trainee(model, glm, loaded, method, prefix=config.method.pre_seq_len)
         else:
             trainee = Trainee(_with_lora(glm, loaded.shape, config), glm, loaded, method)
+            if config.data.adapter:
+                fill(trainee.model, Path(config.data.adapter), name=POLICY, base=loaded.folder)
     dtype = getattr(torch, loaded.dtype)
     for parameter in trainee.trainable().values():
         parameter.data = parameter.data.to(dtype)
@@ -151,6 +159,8 @@ def _thaw(glm: Any, config: RunConfig) -> None:
     if config.method.finetuning_type == "full":
         glm.requires_grad_(True)
         return
+    if config.data.stage == "rm":
+        glm.score.requires_grad_(True)
     count, layers = config.method.freeze_trainable_layers, layers_of(glm)
     if count > len(layers):
         raise SettingsError(
@@ -166,7 +176,7 @@ def _with_lora(glm: Any, shape: GlmShape, config: RunConfig) -> Any:
 
     method = config.method
     lora = LoraConfig(
-        task_type="CAUSAL_LM",
+        task_type="SEQ_CLS" if config.data.stage == "rm" else "CAUSAL_LM",
         r=method.lora_rank,
         lora_alpha=config.alpha,
         lora_dropout=method.lora_dropout,
@@ -208,9 +218,14 @@ def compile_layers(trainee: Trainee, *, backend: str = "inductor") -> None:
 def save(trainee: Trainee, folder: Path) -> None:
     """The trained weights: PEFT's adapter files, or for full and freeze a whole standard model folder."""
     if trainee.method in ADAPTERS:
-        trainee.model.save_pretrained(folder, save_embedding_layers=False)
+        trainee.model.save_pretrained(folder, save_embedding_layers=False, selected_adapters=[POLICY])
         return
     trainee.glm.save_pretrained(folder)
     for file in sorted(trainee.loaded.folder.iterdir()):
         if file.name.startswith("tokenizer") or file.name in _BESIDE:
             shutil.copy2(file, folder / file.name)
+    if hasattr(trainee.glm, "score"):
+        from finetune.reward import sequence_config
+
+        about = json.loads((folder / "config.json").read_text(encoding="utf-8")) | sequence_config()
+        (folder / "config.json").write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")

@@ -13,7 +13,9 @@ from finetune.bases import chat_of, settled, shape_of
 from finetune.config import RunConfig
 from finetune.memory import GIB, Layout, MemoryNeed, choose_layout, trainable_count
 from finetune.pack import choose_tokens, pack, row_shape, step_examples, steps_per_epoch
+from finetune.preference_config import SIDES
 from finetune.prepare import Prepared, model_folder, prepare
+from finetune.start import with_start
 from rag.chatglm3.memory import ComputeDtype, free_bytes
 from rag.chatglm3.shape import GlmShape
 
@@ -24,6 +26,9 @@ EFFICIENCY = {True: 0.60, False: 0.43}
 """Share of the matrix-product speed that training reached on one H100, compiled or not (first measurements)."""
 COMPILE_FROM = 2_000_000
 """Tokens from which the warm-up of the compiler is won back."""
+PASSES = {"dpo": 1, "kto": 3}
+"""Passes without gradients: the reference (once for all epochs; counted in each), and for kto twice the answers that
+do not belong to their questions."""
 RESERVE = 0.94
 """Share of the free memory that a plan may use: the rest is for the allocator's gaps."""
 
@@ -85,7 +90,12 @@ def make_plan(
     """The plan. `free`: bytes to plan with instead of what the device has; `rate`: its matrix products, FLOP/s."""
     from rag.chatglm3.load import choose_device, choose_dtype
 
+    config = with_start(config)
     config, _ = settled(config)
+    if config.data.stage == "ppo":
+        from finetune.ppo.plan import ppo_plan
+
+        return ppo_plan(config, device=device, prepared=prepared, free=free, rate=rate)
     folder = model_folder(config)
     shape = shape_of(folder)
     device = device or choose_device(device_name(config))
@@ -184,6 +194,7 @@ def rows_of(config: RunConfig, *, lengths: list[int], layout: Layout, steps: int
         steps=steps,
         seed=config.train.seed,
         fixed=layout.compiled,
+        sides=SIDES.get(config.data.stage, 1),
     )
 
 
@@ -211,9 +222,10 @@ def _changes(
     if method.finetuning_type != "qlora":
         small_method = replace(method, finetuning_type="qlora", quantization_bit=0)
         tries.append(("--finetuning-type qlora", replace(config, method=small_method), lengths))
-    cutoff = max(lengths) // 2
+    sides = SIDES.get(data.stage, 1)
+    cutoff = max(lengths) // 2 // sides
     while cutoff >= 128:
-        cut = [min(n, cutoff) for n in lengths]
+        cut = [min(n, sides * cutoff) for n in lengths]
         tries.append((f"--cutoff-len {cutoff}", replace(config, data=replace(data, cutoff_len=cutoff)), cut))
         cutoff //= 2
     out: list[tuple[str, str]] = []
@@ -239,10 +251,14 @@ def need_smallest(shape: GlmShape, config: RunConfig, lengths: list[int], dtype:
 
 
 def flops_per_token(shape: GlmShape, config: RunConfig, layout: Layout) -> float:
-    """Floating point operations of training on one token. The head works on trained tokens only; counted whole."""
+    """Floating point operations of training on one token, passes that only measure included.
+
+    The head works on trained tokens only; counted whole.
+    """
     whole = shape.parameters - shape.hidden * shape.vocabulary
     frozen = config.method.finetuning_type in ("qlora", "lora", "ptuning")
-    return whole * (4.0 if frozen else 6.0) + (2.0 * whole if layout.recompute else 0.0)
+    measured = PASSES.get(config.data.stage, 0)
+    return whole * ((4.0 if frozen else 6.0) + (2.0 if layout.recompute else 0.0) + 2.0 * measured)
 
 
 def matrix_rate(device: str, dtype: ComputeDtype, *, clock: Callable[[], float] = time.perf_counter) -> float:

@@ -65,8 +65,10 @@ class RunInfo:
 
 
 def create(config: RunConfig, *, parent: Path | None = None) -> Path:
-    """A new run folder `<name>-<time>` with the config in it. Nothing runs yet."""
-    parent = parent or Path(config.output_dir)
+    """A new run folder `<name>-<time>` with the config in it, its adapters found. Nothing runs yet."""
+    from finetune.start import with_start  # it reads runs, too
+
+    config, parent = with_start(config), parent or Path(config.output_dir)
     stamp = time.strftime("%Y%m%d-%H%M%S")
     for number in range(100):
         folder = parent / (f"{config.name}-{stamp}" + (f"-{number + 1}" if number else ""))

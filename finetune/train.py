@@ -12,10 +12,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from finetune import adapter_folder, checkpoint, events, plots, run, samples
-from finetune.bases import chat_of, settled, verified
+from finetune.bases import chat_of, check_start, settled, verified
 from finetune.board import Board
 from finetune.config import RunConfig, with_train
 from finetune.events import Event, EventLog
@@ -23,6 +23,9 @@ from finetune.loop import Loop, eager
 from finetune.methods import attach, open_base
 from finetune.plan import Plan, make_plan
 from finetune.prepare import Prepared, model_folder, prepare
+from finetune.run_metrics import final_metrics
+from finetune.stages.objective import objective_of
+from finetune.stages.reference import with_reference
 from kb.errors import ModelError, ZhiwenError
 from rag.types import Message
 
@@ -49,12 +52,38 @@ def train(folder: Path, *, listen: Callable[[Event], None] | None = None) -> Run
 
     Raises ZhiwenError with what to do; the run's status says the same, and its last checkpoint stays.
     """
+    return carry_out(folder, listen=listen, make=_make)
+
+
+class Runner(Protocol):
+    """The parts of one run of some stage."""
+
+    def carry_out(self) -> RunResult:
+        """All of it."""
+        ...
+
+
+def _make(folder: Path, config: RunConfig, log: EventLog) -> Runner:
+    if config.data.stage == "ppo":
+        from finetune.ppo.train import PpoRun
+
+        return PpoRun(folder, config, log)
+    return _Run(folder, config, log)
+
+
+def carry_out(
+    folder: Path,
+    *,
+    listen: Callable[[Event], None] | None,
+    make: Callable[[Path, RunConfig, EventLog], Runner],
+) -> RunResult:
+    """What `train` does, with the stage's own parts. Whatever ends it stands in the status and the events."""
     run.must_be_idle(folder)
     log = EventLog(folder, listen=listen)
     config = run.read_config(folder)
     run.write_status(folder, state="running", step=0, total=0)
     try:
-        return _Run(folder, config, log).carry_out()
+        return make(folder, config, log).carry_out()
     except ZhiwenError as error:
         _failed(folder, log, error.message, error.zh)
         raise
@@ -75,7 +104,7 @@ def _failed(folder: Path, log: EventLog, english: str, chinese: str, *, state: r
 
 
 @contextmanager
-def _stoppable(folder: Path) -> Iterator[Callable[[], bool]]:
+def stoppable(folder: Path) -> Iterator[Callable[[], bool]]:
     """Ctrl-C, a termination signal or `run.stop` end the run after the step at hand; a second Ctrl-C at once."""
     asked = threading.Event()
 
@@ -105,6 +134,7 @@ class _Run:
         self.folder, self.log = folder, log
         self.config, self.note = settled(config)
         self.tokenizer: Chat = chat_of(config)
+        check_start(config, self.tokenizer)
         self.prepared: Prepared = prepare(config, tokenizer=self.tokenizer)
         self.began = time.time()
 
@@ -130,7 +160,7 @@ class _Run:
             trainable=plan.trainable, rows=self.loop.shape.tokens, estimate=round(plan.seconds, 1),
         )  # fmt: skip
         self._status("running")
-        with _stoppable(self.folder) as wanted:
+        with stoppable(self.folder) as wanted:
             ended = self.loop.train(after=self._after, stop=wanted)
         return self._stopped() if ended == "stopped" else self._finish(ended)
 
@@ -156,11 +186,16 @@ class _Run:
             self.config = with_train(self.config, packing=False)
             self.plan = make_plan(self.config, prepared=self.prepared)
             trainee.glm.config._attn_implementation = "sdpa"
+        objective = objective_of(self.config)
         loop = Loop(
-            self.folder, config=self.config, prepared=self.prepared, trainee=trainee,
-            layout=self.plan.layout, total=self.plan.steps, log=self.log,
+            self.folder, config=self.config, prepared=self.prepared, trainee=trainee, layout=self.plan.layout,
+            total=self.plan.steps, log=self.log, objective=objective,
         )  # fmt: skip
         loop.setup()
+        loop.prepared = self.prepared = with_reference(
+            self.prepared, objective=objective, trainee=loop.trainee, layout=loop.layout, steps=loop.total,
+            config=self.config, folder=self.folder, log=self.log,
+        )  # fmt: skip
         return loop
 
     # ------------------------------------------------------------ along the way
@@ -177,13 +212,13 @@ class _Run:
             self.loop.save()
             plots.draw(events.read(self.folder), folder=self.folder / "plots")
         if step % train.logging_steps == 0 or last:
-            self.board.step(self.loop.last_loss, self.loop.rate(step - 1), step)
+            self.board.step(self.loop.last_loss, self.loop.rate(step - 1), step, self.loop.last_measures)
             self._status("running", loss=self.loop.last_loss)
 
     def _evaluate(self) -> None:
-        loss = self.loop.evaluate()
-        self.log.write("eval", step=self.loop.progress.step, loss=loss)
-        self.board.evaluation(loss, self.loop.progress.step)
+        loss, measures = self.loop.evaluate()
+        self.log.write("eval", step=self.loop.progress.step, loss=loss, **measures)
+        self.board.evaluation(loss, self.loop.progress.step, measures)
         if self.loop.judge(loss) and self.config.train.early_stopping_patience:
             from safetensors.torch import save_file
 
@@ -198,12 +233,16 @@ class _Run:
         train, data = self.config.train, self.config.data
         prompts = [(Message("user", text),) for text in train.sample_prompts] or self.prepared.prompts()
         with eager():
-            said = samples.sample(
-                self.loop.trainee,
-                prompts=prompts,
-                stage=data.stage,
-                tokenizer=self.tokenizer,
-                most=train.sample_tokens,
+            said = (
+                samples.scored(self.loop.trainee, prepared=self.prepared, layout=self.loop.layout)
+                if data.stage == "rm"
+                else samples.sample(
+                    self.loop.trainee,
+                    prompts=prompts,
+                    stage=data.stage,
+                    tokenizer=self.tokenizer,
+                    most=train.sample_tokens,
+                )
             )
         step = self.loop.progress.step
         with (self.folder / "samples.md").open("a", encoding="utf-8") as file:
@@ -237,7 +276,12 @@ class _Run:
         if ended == "early":
             self._take_best()
         self._sample()
-        metrics = self._metrics()
+        metrics = final_metrics(
+            events.read(self.folder),
+            state=loop.progress,
+            device=loop.trainee.device,
+            planned=self.plan.need.total,
+        )
         if train.predict_with_generate:
             metrics |= self._predict()
         adapter = adapter_folder.write(
@@ -275,27 +319,6 @@ class _Run:
             en=f"No progress in {state.waited} evaluations: ended early, with the weights of step {state.best_step} "
             f"({state.best:.4f}).",
         )  # fmt: skip
-
-    def _metrics(self) -> dict[str, float]:
-        import torch
-
-        state = self.loop.progress
-        steps = [e for e in events.read(self.folder) if e["event"] == "step"]
-        tail = steps[-max(1, len(steps) // 10) :]
-        found = {"train_loss": sum(e["loss"] for e in tail) / max(1, len(tail)), "steps": float(state.step)}
-        if state.best < float("inf"):
-            found |= {"eval_loss": state.best}
-        found |= {
-            "tokens": float(state.tokens),
-            "seconds": round(state.seconds, 2),
-            "tokens_per_second": round(state.tokens / max(state.seconds, 1e-9), 1),
-        }
-        if self.loop.trainee.device.startswith("cuda"):
-            found["peak_gib"] = torch.cuda.max_memory_allocated() / 2**30
-            found["planned_gib"] = self.plan.need.total / 2**30
-        if state.skipped:
-            found["skipped_steps"] = float(state.skipped)
-        return found
 
     def _predict(self) -> dict[str, float]:
         chosen = self.prepared.eval_examples
