@@ -28,6 +28,7 @@ Scheduler = Literal[
 ]
 Optim = Literal["adamw", "adamw_8bit", "paged_adamw_8bit"]
 Switch = Literal["auto", "on", "off"]
+Parallel = Literal["ddp", "fsdp"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +131,8 @@ class TrainConfig:
     """auto: only where memory needs it."""
     compile: Switch = "auto"
     """auto: on a GPU, when the run is long enough to win back the warm-up."""
+    parallel: Parallel = "ddp"
+    """Several GPUs. ddp: each has the whole model; fsdp: each has a part of it (a base that fits on none)."""
     logging_steps: int = 1
     eval_steps: int = 0
     """Steps between evaluations; 0: once an epoch, if there is something to evaluate on."""

@@ -17,7 +17,6 @@ from finetune import checkpoint
 from finetune.config import RunConfig
 from finetune.encode import Encoded
 from finetune.events import EventLog
-from finetune.forward import loss_sum
 from finetune.memory import Layout
 from finetune.methods import Trainee, checkpoint_layers, compile_layers
 from finetune.optimizer import Optimizer
@@ -29,6 +28,8 @@ from finetune.pack import (
     step_examples,
     steps_per_epoch,
 )
+from finetune.parallel import ALONE, World
+from finetune.passes import learn, mean_loss, share_of
 from finetune.plan import rows_of
 from finetune.prepare import Prepared, sources
 from finetune.progress import Progress, not_a_number, progress_from
@@ -49,19 +50,31 @@ class Loop:
         layout: Layout,
         total: int,
         log: EventLog,
+        world: World = ALONE,
     ) -> None:
+        self.world = world
         self.folder, self.config, self.prepared = folder, config, prepared
         self.trainee, self.layout, self.total, self.log = trainee, layout, total, log
         self.optimizer = Optimizer(trainee.trainable(), config=config)
+        world.copy_from_main(self.optimizer.masters.values())
+        self.optimizer.publish()
         self.progress = Progress(scaler=self.optimizer.scaler)
         self.shape = self._shape()
         self.spent, self.spent_tokens = 0.0, 0
         self.last_loss: float | None = None
+        self.all_full = False
+        """Memory ran out in the last step, and every process knows."""
 
     # ------------------------------------------------------------ shape of the work
 
     def _shape(self) -> RowShape:
-        return rows_of(self.config, lengths=self.prepared.lengths, layout=self.layout, steps=self.total)
+        return rows_of(
+            self.config,
+            lengths=self.prepared.lengths,
+            layout=self.layout,
+            steps=self.total,
+            ranks=self.world.size,
+        )
 
     @property
     def per_epoch(self) -> int:
@@ -110,7 +123,7 @@ class Loop:
                 after()
                 if self._tired():
                     return "early"
-                if stop():
+                if self.world.any(stop()):
                     return "stopped"
         finally:
             if self.layout.compiled:
@@ -127,6 +140,8 @@ class Loop:
                 self._step()
                 break
             except torch.OutOfMemoryError as error:
+                if self.world.size > 1 and not self.all_full:
+                    raise  # the others do not know: only a start from the beginning would bring them together
                 # the frames of the failed step hold its tensors: leave the handler before trying again
                 self.layout = self._smaller(str(error).splitlines()[0])
             self.trainee.model.zero_grad(set_to_none=True)
@@ -173,29 +188,31 @@ class Loop:
         import torch
 
         begin, state = time.perf_counter(), self.progress
-        torch.manual_seed((self.config.train.seed << 20) + state.step)
+        # noise differs between processes; the first one's is that of a process alone
+        torch.manual_seed((self.config.train.seed << 20) + state.step + (self.world.rank << 44))
         documents = self.documents(state.step)
-        batches = self.batches(documents)
-        trained = sum(len(b.targets) for b in batches)
-        total = torch.zeros((), device=self.trainee.device)
-        for batch in batches:
-            loss = loss_sum(
-                self.trainee, batch.to(self.trainee.device), noise=self.config.method.neftune_noise_alpha
-            )
-            scaled: Any = loss * self.optimizer.scaler.scale
-            scaled.backward()
-            total += loss.detach()
-        mean = float(total) / max(1, trained)
+        learned = learn(
+            self.trainee,
+            share_of(documents, make=self.batches, world=self.world),
+            world=self.world,
+            scale=self.optimizer.scaler.scale,
+            noise=self.config.method.neftune_noise_alpha,
+        )
+        self.all_full = bool(learned.full)
+        if learned.full:
+            raise torch.OutOfMemoryError(learned.full)
+        mean, trained = learned.loss / max(1, learned.trained), learned.trained
         rate = self.rate(state.step)
         if not math.isfinite(mean):
             raise self._broken(mean, documents)
+        self.world.add_gradients(self.optimizer.named.values())
         norm, taken = self.optimizer.step(factor=rate / self.config.train.learning_rate, tokens=trained)
         if not taken and not self.optimizer.scaler.active:
             raise self._broken(norm, documents)
         state.skipped += not taken
         state.step += 1
         state.loss, state.trained = state.loss + mean * trained, state.trained + trained
-        state.tokens += sum(b.tokens for b in batches)
+        state.tokens += sum(map(len, documents))
         state.seconds += time.perf_counter() - begin
         if state.step % self.config.train.logging_steps == 0 or state.step == self.total:
             self._note(norm, rate)
@@ -251,23 +268,18 @@ class Loop:
 
         documents = list(self.prepared.evaluation)
         shape = RowShape(max(self.shape.tokens, max(map(len, documents))), 0, 0)
-        total, trained = 0.0, 0
+
+        def rows(part: list[Encoded]) -> list[Batch]:
+            if self.layout.packed:
+                return packed_batches(part, shape=shape)
+            return padded_batches(part, rows=max(1, self.layout.tokens // max(map(len, part))))
+
         self.trainee.model.eval()
         try:
             with torch.no_grad(), eager():
-                for at in range(0, len(documents), 64):
-                    part = documents[at : at + 64]
-                    rows = (
-                        packed_batches(part, shape=shape)
-                        if self.layout.packed
-                        else padded_batches(part, rows=max(1, self.layout.tokens // max(map(len, part))))
-                    )
-                    for batch in rows:
-                        total += float(loss_sum(self.trainee, batch.to(self.trainee.device)))
-                        trained += len(batch.targets)
+                return mean_loss(self.trainee, documents, make=rows, world=self.world)
         finally:
             self.trainee.model.train()
-        return total / trained
 
     def judge(self, loss: float) -> bool:
         """Take note of an evaluation; True if it is the best so far."""
@@ -279,18 +291,20 @@ class Loop:
         state.waited = 0 if better else state.waited + 1
         return better
 
-    def save(self) -> checkpoint.Checkpoint:
-        """Write a checkpoint."""
+    def save(self) -> None:
+        """Write a checkpoint: the same one whatever the number of processes."""
         values = self.progress.as_json() | {"total": self.total}
+        tensors = self.optimizer.tensors()
+        if not self.world.main:
+            return
         done = checkpoint.write(
             self.folder / "checkpoints",
             step=self.progress.step,
-            tensors=self.optimizer.tensors(),
+            tensors=tensors,
             state=values,
             keep=self.config.train.save_total_limit,
         )
         self.log.write("checkpoint", step=self.progress.step, folder=done.folder.name)
-        return done
 
     def load(self, found: checkpoint.Checkpoint) -> None:
         """Go back to a checkpoint. Raises ModelError if it is damaged or of another run."""

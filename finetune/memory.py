@@ -105,11 +105,16 @@ def layer_bytes(shape: GlmShape, *, dtype: ComputeDtype, compiled: bool) -> int:
     return int(width * (10.4 * shape.hidden + 4 * shape.ffn))
 
 
-def need(shape: GlmShape, config: RunConfig, *, layout: Layout, dtype: ComputeDtype) -> MemoryNeed:
-    """The peak of a step."""
+def need(
+    shape: GlmShape, config: RunConfig, *, layout: Layout, dtype: ComputeDtype, gpus: int = 1
+) -> MemoryNeed:
+    """The peak of a step, on each of `gpus`."""
     width = 4 if dtype == "float32" else 2
     quantise = quantise_of(config)
     weights = weight_bytes(shape, dtype=dtype, quantise=quantise)  # type: ignore[arg-type]
+    trained = trained_bytes(shape, config, dtype=dtype)
+    if gpus > 1 and config.train.parallel == "fsdp":
+        weights, trained = _sharded(shape, config, weights=weights, dtype=dtype, gpus=gpus)
     tokens = layout.tokens
     one = layer_bytes(shape, dtype=dtype, compiled=layout.compiled) * tokens
     edges = 6 * shape.hidden * width * tokens
@@ -121,7 +126,25 @@ def need(shape: GlmShape, config: RunConfig, *, layout: Layout, dtype: ComputeDt
     working = max(logits, unpacked_weights + (one if layout.recompute else 0))
     if not layout.packed:
         kept = int(kept * 1.1)  # masks of the padded rows
-    return MemoryNeed(weights, trained_bytes(shape, config, dtype=dtype), kept, working)
+    return MemoryNeed(weights, trained, kept, working)
+
+
+def _sharded(
+    shape: GlmShape, config: RunConfig, *, weights: int, dtype: ComputeDtype, gpus: int
+) -> tuple[int, int]:
+    """(weights, trained) on each GPU with FSDP: a part of everything, two layers whole, and the outer weights whole.
+
+    Trained weights are held in float32 and gathered in the compute dtype; 4 bytes each for weight, gradient and moments.
+    """
+    width = 4 if dtype == "float32" else 2
+    outer = 2 * shape.hidden * shape.vocabulary * width
+    states = (weights - outer) // 33 if quantise_of(config) == "nf4" else 0  # block constants stay whole
+    inner = weights - outer - states
+    count = trainable_count(shape, config)
+    base = 0 if config.method.finetuning_type == "full" else (inner + outer) // gpus
+    gathered = 2 * inner // shape.layers + outer
+    gradients = width * (2 * count // shape.layers) if config.method.finetuning_type == "full" else 0
+    return base + states + gathered, 16 * count // gpus + gradients
 
 
 def choose_layout(
@@ -133,6 +156,7 @@ def choose_layout(
     longest: int,
     wanted: int,
     compiled: bool,
+    gpus: int = 1,
 ) -> tuple[Layout, MemoryNeed, bool]:
     """The fastest layout that fits into `free` bytes, what it needs, and whether it fits at all.
 
@@ -160,7 +184,7 @@ def choose_layout(
         for recompute in allowed:
             for size in group:
                 layout = replace(plain, tokens=size, recompute=recompute)
-                found = need(shape, config, layout=layout, dtype=dtype)
+                found = need(shape, config, layout=layout, dtype=dtype, gpus=gpus)
                 if found.total <= free:
                     return layout, found, True
-    return plain, need(shape, config, layout=plain, dtype=dtype), False
+    return plain, need(shape, config, layout=plain, dtype=dtype, gpus=gpus), False

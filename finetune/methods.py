@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import shutil
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from finetune import attention
 from finetune.config import RunConfig
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from rag.chatglm3.load import LoadedModel
 
+T = TypeVar("T")
 ADAPTERS = ("qlora", "lora", "ptuning")
 """Methods that give a small adapter; the others give a whole model."""
 
@@ -41,6 +42,12 @@ class Trainee:
     method: str
     prefix: int = 0
     """Tokens of the learned prefix; 0 without."""
+    root: Any = None
+    """With sharded weights: the module in whose forward pass everything must happen."""
+
+    def within(self, work: Callable[[], T]) -> T:
+        """Do something with the model while its outer weights are there."""
+        return work() if self.root is None else self.root(work)
 
     @property
     def device(self) -> str:
@@ -195,12 +202,15 @@ def compile_layers(trainee: Trainee, *, backend: str = "inductor") -> None:
         layer.compile(dynamic=False, backend=backend)
 
 
-def save(trainee: Trainee, folder: Path) -> None:
-    """The trained weights: PEFT's adapter files, or for full and freeze a whole standard model folder."""
+def save(trainee: Trainee, folder: Path, *, weights: dict[str, Any] | None = None) -> None:
+    """The trained weights: PEFT's adapter files, or for full and freeze a whole standard model folder.
+
+    `weights`: by name, of a model whose own are sharded.
+    """
     if trainee.method in ADAPTERS:
-        trainee.model.save_pretrained(folder, save_embedding_layers=False)
+        trainee.model.save_pretrained(folder, save_embedding_layers=False, state_dict=weights)
         return
-    trainee.glm.save_pretrained(folder)
+    trainee.glm.save_pretrained(folder, state_dict=weights)
     for file in sorted(trainee.loaded.folder.iterdir()):
         if file.name.startswith("tokenizer") or file.name in ("config.json", "generation_config.json"):
             shutil.copy2(file, folder / file.name)

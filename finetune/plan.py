@@ -23,6 +23,8 @@ EFFICIENCY = {True: 0.60, False: 0.43}
 """Share of the matrix-product speed that training reached on one H100, compiled or not (first measurements)."""
 COMPILE_FROM = 2_000_000
 """Tokens from which the warm-up of the compiler is won back."""
+TOGETHER = 0.95
+"""Share of their speed that several GPUs keep when they work together (an assumption)."""
 RESERVE = 0.94
 """Share of the free memory that a plan may use: the rest is for the allocator's gaps."""
 
@@ -55,6 +57,8 @@ class Plan:
     fits: bool
     seconds: float
     """Estimate for the whole run; 0 if the speed of the device is not known."""
+    gpus: int = 1
+    """Processes that share a step; memory is that of one of them."""
     changes_zh: tuple[str, ...] = ()
     changes_en: tuple[str, ...] = ()
 
@@ -70,18 +74,29 @@ def total_steps(config: RunConfig, documents: int) -> int:
     return config.train.max_steps or max(1, by_epochs)
 
 
-def compiles(config: RunConfig, *, device: str, tokens: int) -> bool:
-    """Whether layers are compiled: on a GPU, packed, and long enough to be worth it."""
+def compiles(config: RunConfig, *, device: str, tokens: int, gpus: int = 1) -> bool:
+    """Whether layers are compiled: on a GPU, packed, not sharded, and long enough to be worth it."""
     train = config.train
+    if gpus > 1 and train.parallel == "fsdp":
+        return False
     if train.compile == "off" or not train.packing or config.method.finetuning_type == "ptuning":
         return False
     return train.compile == "on" or (device.startswith("cuda") and tokens >= COMPILE_FROM)
 
 
 def make_plan(
-    config: RunConfig, *, device: str = "", prepared: Prepared | None = None, free: int = 0, rate: float = 0.0
+    config: RunConfig,
+    *,
+    device: str = "",
+    prepared: Prepared | None = None,
+    free: int = 0,
+    rate: float = 0.0,
+    gpus: int = 1,
 ) -> Plan:
-    """The plan. `free`: bytes to plan with instead of what the device has; `rate`: its matrix products, FLOP/s."""
+    """The plan. `free`: bytes to plan with instead of what the device has; `rate`: its matrix products, FLOP/s.
+
+    With several `gpus` the first one speaks for all: memory is that of each, and they share the time.
+    """
     from rag.chatglm3.chat import open_tokenizer
     from rag.chatglm3.load import choose_device, choose_dtype
 
@@ -95,10 +110,10 @@ def make_plan(
     steps = total_steps(config, len(lengths))
     per_epoch = steps_per_epoch(len(lengths), per_step=config.examples_per_step)
     tokens, run_tokens = sum(lengths), sum(lengths) * steps / per_epoch
-    compiled = compiles(config, device=device, tokens=int(run_tokens))
+    compiled = compiles(config, device=device, tokens=int(run_tokens), gpus=gpus)
     memory = free or int(free_bytes(device) * RESERVE)
-    layout, found, fits = _layout(shape, config, lengths, dtype, memory, compiled)
-    changes = () if fits else _changes(shape, config, lengths, dtype, memory)
+    layout, found, fits = _layout(shape, config, lengths, dtype, memory, compiled, gpus)
+    changes = () if fits else _changes(shape, config, lengths, dtype, memory, gpus)
     speed = rate or matrix_rate(device, dtype)
     rows = _rows(config, lengths, layout)
     padded = rows / max(1, math.ceil(tokens / layout.tokens)) if compiled else 1.0
@@ -125,7 +140,8 @@ def make_plan(
         seconds=run_tokens
         * max(1.0, padded)
         * flops_per_token(shape, config, layout)
-        / (speed * EFFICIENCY[compiled]),
+        / (speed * EFFICIENCY[compiled] * (1 if gpus == 1 else gpus * TOGETHER)),
+        gpus=gpus,
         changes_zh=tuple(zh for zh, _ in changes),
         changes_en=tuple(en for _, en in changes),
     )
@@ -140,13 +156,19 @@ def device_name(config: RunConfig) -> str:
 
 
 def _layout(
-    shape: GlmShape, config: RunConfig, lengths: list[int], dtype: ComputeDtype, free: int, compiled: bool
+    shape: GlmShape,
+    config: RunConfig,
+    lengths: list[int],
+    dtype: ComputeDtype,
+    free: int,
+    compiled: bool,
+    gpus: int,
 ) -> tuple[Layout, MemoryNeed, bool]:
     longest = max(lengths)
-    mean = sum(lengths) / len(lengths) * config.examples_per_step
+    mean = sum(lengths) / len(lengths) * config.examples_per_step / gpus
     wanted = max(longest, min(32_768, 512 * math.ceil(1.5 * mean / 512)))
     layout, found, fits = choose_layout(
-        shape, config, dtype=dtype, free=free, longest=longest, wanted=wanted, compiled=compiled
+        shape, config, dtype=dtype, free=free, longest=longest, wanted=wanted, compiled=compiled, gpus=gpus
     )
     if layout.packed and fits and not config.train.pack_tokens:
         tokens = choose_tokens(
@@ -155,11 +177,12 @@ def _layout(
             most=layout.tokens,
             fixed=compiled,
             seed=config.train.seed,
+            ranks=gpus,
         )
         layout = replace(layout, tokens=tokens)
         from finetune.memory import need
 
-        found = need(shape, config, layout=layout, dtype=dtype)
+        found = need(shape, config, layout=layout, dtype=dtype, gpus=gpus)
     return layout, found, fits
 
 
@@ -174,7 +197,7 @@ def _rows(config: RunConfig, lengths: list[int], layout: Layout) -> int:
     return total
 
 
-def rows_of(config: RunConfig, *, lengths: list[int], layout: Layout, steps: int) -> RowShape:
+def rows_of(config: RunConfig, *, lengths: list[int], layout: Layout, steps: int, ranks: int = 1) -> RowShape:
     """The shape of the run's packed rows."""
     return row_shape(
         lengths,
@@ -183,11 +206,12 @@ def rows_of(config: RunConfig, *, lengths: list[int], layout: Layout, steps: int
         steps=steps,
         seed=config.train.seed,
         fixed=layout.compiled,
+        ranks=ranks,
     )
 
 
 def _changes(
-    shape: GlmShape, config: RunConfig, lengths: list[int], dtype: ComputeDtype, free: int
+    shape: GlmShape, config: RunConfig, lengths: list[int], dtype: ComputeDtype, free: int, gpus: int
 ) -> list[tuple[str, str]]:
     """Single changes that would make it fit, in the order in which they cost least."""
     train, data, method = config.train, config.data, config.method
@@ -210,6 +234,8 @@ def _changes(
     if method.finetuning_type != "qlora":
         small_method = replace(method, finetuning_type="qlora", quantization_bit=0)
         tries.append(("--finetuning-type qlora", replace(config, method=small_method), lengths))
+    if gpus > 1 and train.parallel == "ddp" and method.finetuning_type != "ptuning":
+        tries.append(("--parallel fsdp", replace(config, train=replace(train, parallel="fsdp")), lengths))
     cutoff = max(lengths) // 2
     while cutoff >= 128:
         cut = [min(n, cutoff) for n in lengths]
@@ -219,20 +245,23 @@ def _changes(
     for flag, changed, cut in tries:
         if flag.startswith("--cutoff") and any(o[0].startswith("--cutoff") for o in out):
             continue
-        _, found, fits = _layout(shape, changed, cut, dtype, free, False)
+        _, found, fits = _layout(shape, changed, cut, dtype, free, False, gpus)
         if fits:
             gib = f"{found.total / GIB:.1f} GiB"
             out.append((f"{flag}（约需 {gib}）", f"{flag} (needs about {gib})"))
     if not out:
-        wanted = f"{need_smallest(shape, config, lengths, dtype) / GIB:.1f} GiB"
+        wanted = f"{need_smallest(shape, config, lengths, dtype, gpus) / GIB:.1f} GiB"
         out.append((f"换用显存不少于 {wanted} 的设备", f"use a device with at least {wanted}"))
     return out
 
 
-def need_smallest(shape: GlmShape, config: RunConfig, lengths: list[int], dtype: ComputeDtype) -> int:
+def need_smallest(
+    shape: GlmShape, config: RunConfig, lengths: list[int], dtype: ComputeDtype, gpus: int = 1
+) -> int:
     """Bytes of the smallest layout of this method."""
+    longest = max(lengths)
     _, found, _ = choose_layout(
-        shape, config, dtype=dtype, free=0, longest=max(lengths), wanted=max(lengths), compiled=False
+        shape, config, dtype=dtype, free=0, longest=longest, wanted=longest, compiled=False, gpus=gpus
     )
     return found.total
 

@@ -153,21 +153,22 @@ def list_runs(parent: Path) -> list[RunInfo]:
     return sorted(found, key=lambda r: (r.began, r.folder.name), reverse=True)
 
 
-def start(config: RunConfig, *, parent: Path | None = None) -> RunInfo:
-    """Make a run and start it in a process that outlives this one."""
-    return _launch(create(config, parent=parent))
+def start(config: RunConfig, *, parent: Path | None = None, gpus: int = 1) -> RunInfo:
+    """Make a run and start it in a process (one for each of `gpus`) that outlives this one."""
+    return _launch(create(config, parent=parent), gpus)
 
 
-def resume(folder: Path) -> RunInfo:
-    """Go on with a run from its last complete checkpoint, in a process of its own. Raises ModelError if it runs or is done."""
+def resume(folder: Path, *, gpus: int = 1) -> RunInfo:
+    """Go on with a run from its last complete checkpoint, in a process of its own (or `gpus` of them, whatever their
+    number was before). Raises ModelError if it runs or is done."""
     may_resume(folder)
-    return _launch(folder)
+    return _launch(folder, gpus)
 
 
 def must_be_idle(folder: Path) -> None:
-    """Raise ModelError if another process is training in this folder."""
+    """Raise ModelError if another process is training in this folder; the one that launched this one is none."""
     found = info(folder)
-    if found.state == "running" and found.process != os.getpid():
+    if found.state == "running" and found.process not in (os.getpid(), os.getppid()):
         raise ModelError(
             f"{folder.name} is being trained by process {found.process}. Stop it: zhiwen finetune --stop {folder}",
             zh=f"进程 {found.process} 正在训练 {folder.name}。可先停止：zhiwen finetune --stop {folder}",
@@ -185,12 +186,20 @@ def may_resume(folder: Path) -> None:
     (folder / STOP).unlink(missing_ok=True)
 
 
-def _launch(folder: Path) -> RunInfo:
+def command(folder: Path, *, gpus: int) -> list[str]:
+    """How a run is started: by Python, or for several GPUs by torch's launcher, which is torchrun."""
+    several = (
+        ["torch.distributed.run", "--standalone", "--nproc-per-node", str(gpus), "-m"] if gpus > 1 else []
+    )
+    return [sys.executable, "-m", *several, "finetune", str(folder.resolve())]
+
+
+def _launch(folder: Path, gpus: int) -> RunInfo:
     root = Path(__file__).resolve().parent.parent
     paths = [str(root), *filter(None, [os.environ.get("PYTHONPATH", "")])]
     with (folder / LOG).open("ab") as log:
         child = subprocess.Popen(
-            [sys.executable, "-m", "finetune", str(folder.resolve())],
+            command(folder, gpus=gpus),
             stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
             env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
         )  # fmt: skip

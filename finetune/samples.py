@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,13 +24,15 @@ def answer(trainee: Trainee, *, ids: list[int], tokenizer: ChatTokenizer, most: 
 
     prompt = torch.tensor([ids], device=trainee.device)
     with trainee.plain_attention(), torch.no_grad():
-        out = trainee.model.generate(
-            input_ids=prompt,
-            attention_mask=torch.ones_like(prompt),
-            max_new_tokens=most,
-            do_sample=False,
-            eos_token_id=list(tokenizer.stop_ids),
-            pad_token_id=0,
+        out = trainee.within(
+            lambda: trainee.model.generate(
+                input_ids=prompt,
+                attention_mask=torch.ones_like(prompt),
+                max_new_tokens=most,
+                do_sample=False,
+                eos_token_id=list(tokenizer.stop_ids),
+                pad_token_id=0,
+            )
         )
     return tokenizer.decode(out[0, len(ids) :].tolist()).strip()
 
@@ -64,13 +67,16 @@ def predict(
     examples: Sequence[Example],
     tokenizer: ChatTokenizer,
     most: int,
-    path: Path,
+    path: Path | None,
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, float]:
-    """Answer the last question of every conversation, write predictions line by line, return the measures of rag.evaluate."""
+    """Answer the last question of every conversation, write predictions line by line, return the measures of rag.evaluate.
+
+    `path` None: another process writes them.
+    """
     texts: list[str] = []
     references: list[list[str]] = []
-    with path.open("w", encoding="utf-8") as file:
+    with nullcontext() if path is None else path.open("w", encoding="utf-8") as file:
         for example in examples:
             if not isinstance(example, Conversation):
                 continue
@@ -79,8 +85,9 @@ def predict(
             texts.append(text)
             references.append([example.answer])
             row = {"question": example.question, "reference": example.answer, "prediction": text}
-            file.write(json.dumps(row, ensure_ascii=False) + "\n")
-            file.flush()
+            if file is not None:
+                file.write(json.dumps(row, ensure_ascii=False) + "\n")
+                file.flush()
             if progress is not None:
                 progress(len(texts), len(examples))
     scores = score_texts(texts, references)

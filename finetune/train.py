@@ -5,23 +5,22 @@ config.json -> data -> plan -> base model -> trainable weights -> (last checkpoi
 
 from __future__ import annotations
 
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from finetune import adapter_folder, checkpoint, events, plots, run, samples
+from finetune import adapter_folder, checkpoint, events, plots, run, samples, shards
 from finetune.board import Board
 from finetune.config import RunConfig
 from finetune.events import Event, EventLog
 from finetune.loop import Loop, eager
-from finetune.methods import attach, open_base
-from finetune.plan import Plan, make_plan
+from finetune.methods import ADAPTERS, attach, open_base
+from finetune.parallel import ALONE, World, kind_of
+from finetune.plan import Plan
 from finetune.prepare import Prepared, model_folder, prepare
+from finetune.together import Peers, begin, fail, plan_together, stoppable
 from kb.errors import ModelError, ZhiwenError
 from rag.types import Message
 
@@ -43,77 +42,61 @@ class RunResult:
     metrics: dict[str, float]
 
 
-def train(folder: Path, *, listen: Callable[[Event], None] | None = None) -> RunResult:
-    """Carry out or go on with the run in `folder`. `listen` hears every event.
+def train(folder: Path, *, listen: Callable[[Event], None] | None = None, world: World = ALONE) -> RunResult:
+    """Carry out or go on with the run in `folder`. `listen` hears every event. `world`: see `finetune.parallel`.
 
     Raises ZhiwenError with what to do; the run's status says the same, and its last checkpoint stays.
     """
-    run.must_be_idle(folder)
-    log = EventLog(folder, listen=listen)
     config = run.read_config(folder)
-    run.write_status(folder, state="running", step=0, total=0)
+    world = replace(world, kind=kind_of(config))
+    if world.main:
+        run.must_be_idle(folder)
+        run.write_status(folder, state="running", step=0, total=0)
+    log = EventLog(folder, listen=listen, silent=not world.main)
+    begin(folder, world=world)
+    peers = Peers(world, folder, log)
     try:
-        return _Run(folder, config, log).carry_out()
+        result = _Run(folder, config, log, world).carry_out()
+        peers.leaving = True
+        world.wait()
+        return result
     except ZhiwenError as error:
-        _failed(folder, log, error.message, error.zh)
+        fail(folder, log, error.message, error.zh, world=world)
         raise
     except (KeyboardInterrupt, SystemExit):
-        _failed(folder, log, "interrupted before a step was done", "在完成一步之前被中断", state="stopped")
+        english, chinese = "interrupted before a step was done", "在完成一步之前被中断"
+        fail(folder, log, english, chinese, world=world, state="stopped")
         raise
     except Exception as error:
-        _failed(folder, log, f"{type(error).__name__}: {error}", f"{type(error).__name__}：{error}")
+        if (lost := peers.explain(error)) is not None:
+            fail(folder, log, lost.message, lost.zh, world=world)
+            raise lost from error
+        kind = type(error).__name__
+        fail(folder, log, f"{kind}: {error}", f"{kind}：{error}", world=world)
         raise
-
-
-def _failed(folder: Path, log: EventLog, english: str, chinese: str, *, state: run.State = "failed") -> None:
-    done = checkpoint.complete(folder / "checkpoints")
-    step = done[-1].step if done else 0
-    total = run.info(folder).total
-    run.write_status(folder, state=state, step=step, total=total, error_en=english, error_zh=chinese)
-    log.write("end", state=state, zh=chinese, en=english)
-
-
-@contextmanager
-def _stoppable(folder: Path) -> Iterator[Callable[[], bool]]:
-    """Ctrl-C, a termination signal or `run.stop` end the run after the step at hand; a second Ctrl-C at once."""
-    asked = threading.Event()
-
-    def on_signal(number: int, frame: object) -> None:
-        if asked.is_set():
-            raise KeyboardInterrupt
-        asked.set()
-
-    def wanted() -> bool:
-        return asked.is_set() or run.stop_requested(folder)
-
-    if threading.current_thread() is not threading.main_thread():
-        yield wanted
-        return
-    before = {kind: signal.signal(kind, on_signal) for kind in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield wanted
     finally:
-        for kind, handler in before.items():
-            signal.signal(kind, handler)
+        peers.leaving = True
 
 
 class _Run:
     """The parts of one run, from its config to its adapter."""
 
-    def __init__(self, folder: Path, config: RunConfig, log: EventLog) -> None:
+    def __init__(self, folder: Path, config: RunConfig, log: EventLog, world: World) -> None:
         from rag.chatglm3.chat import open_tokenizer
 
-        self.folder, self.config, self.log = folder, config, log
+        self.folder, self.config, self.log, self.world = folder, config, log, world
         self.tokenizer: ChatTokenizer = open_tokenizer(model_folder(config))
         self.prepared: Prepared = prepare(config, tokenizer=self.tokenizer)
         self.began = time.time()
 
     def carry_out(self) -> RunResult:
         """All of it."""
-        run.write_json(self.folder / "data.json", self.prepared.facts)
-        run.write_json(self.folder / "environment.json", run.environment())
-        self.plan = make_plan(self.config, prepared=self.prepared)
-        run.write_json(self.folder / "plan.json", self.plan.as_json())
+        if self.world.sharded:
+            shards.check(self.config)
+        self._write("data.json", self.prepared.facts)
+        self._write("environment.json", run.environment())
+        self.plan = plan_together(self.config, prepared=self.prepared, world=self.world)
+        self._write("plan.json", self.plan.as_json())
         if not self.plan.fits:
             raise does_not_fit(self.plan)
         self._say_data()
@@ -123,14 +106,15 @@ class _Run:
             self.loop.load(found[-1])
         else:
             self.log.rewind(-1)
-        self.board = Board(self.folder, self.config, step=self.loop.progress.step)
+        self.board = Board(self.folder, self.config, step=self.loop.progress.step, silent=not self.world.main)
         plan = self.plan
         self.log.write(
             "begin", step=self.loop.progress.step, total=plan.steps, documents=plan.documents, tokens=plan.tokens,
             trainable=plan.trainable, rows=self.loop.shape.tokens, estimate=round(plan.seconds, 1),
+            processes=self.world.size, parallel=self.world.kind,
         )  # fmt: skip
         self._status("running")
-        with _stoppable(self.folder) as wanted:
+        with stoppable(self.folder) as wanted:
             ended = self.loop.train(after=self._after, stop=wanted)
         return self._stopped() if ended == "stopped" else self._finish(ended)
 
@@ -149,9 +133,11 @@ class _Run:
     def _loop(self) -> Loop:
         loaded = open_base(self.config, folder=model_folder(self.config), device=self.plan.device)
         trainee = attach(loaded, config=self.config)
+        if self.world.sharded:
+            trainee = shards.shard(trainee, world=self.world)
         loop = Loop(
             self.folder, config=self.config, prepared=self.prepared, trainee=trainee,
-            layout=self.plan.layout, total=self.plan.steps, log=self.log,
+            layout=self.plan.layout, total=self.plan.steps, log=self.log, world=self.world,
         )  # fmt: skip
         loop.setup()
         return loop
@@ -168,7 +154,7 @@ class _Run:
             self._sample()
         if step % train.save_steps == 0 and not last:
             self.loop.save()
-            plots.draw(events.read(self.folder), folder=self.folder / "plots")
+            self._draw()
         if step % train.logging_steps == 0 or last:
             self.board.step(self.loop.last_loss, self.loop.rate(step - 1), step)
             self._status("running", loss=self.loop.last_loss)
@@ -180,14 +166,20 @@ class _Run:
         if self.loop.judge(loss) and self.config.train.early_stopping_patience:
             from safetensors.torch import save_file
 
-            work = self.folder / f".{BEST}"
             masters = {
-                n: t.detach().cpu().contiguous().clone() for n, t in self.loop.optimizer.masters.items()
+                n: shards.whole(t.detach()).cpu().contiguous().clone()
+                for n, t in self.loop.optimizer.masters.items()
             }
-            save_file(masters, work)
-            work.replace(self.folder / BEST)
+            if self.world.main:
+                work = self.folder / f".{BEST}"
+                save_file(masters, work)
+                work.replace(self.folder / BEST)
+            self.world.wait()
 
-    def _sample(self) -> list[tuple[str, str]]:
+    def _sample(self) -> None:
+        """Without shards the first process answers alone."""
+        if not (self.world.main or self.world.sharded):
+            return
         train, data = self.config.train, self.config.data
         prompts = [(Message("user", text),) for text in train.sample_prompts] or self.prepared.prompts()
         with eager():
@@ -198,24 +190,34 @@ class _Run:
                 tokenizer=self.tokenizer,
                 most=train.sample_tokens,
             )
+        if not self.world.main:
+            return
         step = self.loop.progress.step
         with (self.folder / "samples.md").open("a", encoding="utf-8") as file:
             for prompt, text in said:
                 self.log.write("sample", step=step, prompt=prompt, text=text)
                 file.write(f"## step {step}\n\n**{prompt}**\n\n{text}\n\n")
-        return said
+
+    def _write(self, name: str, value: dict[str, Any]) -> None:
+        if self.world.main:
+            run.write_json(self.folder / name, value)
+
+    def _draw(self) -> None:
+        if self.world.main:
+            plots.draw(events.read(self.folder), folder=self.folder / "plots")
 
     def _status(self, state: run.State, **values: Any) -> None:
-        run.write_status(
-            self.folder, state=state, step=self.loop.progress.step, total=self.loop.total, **values
-        )
+        step, total = self.loop.progress.step, self.loop.total
+        if self.world.main:
+            run.write_status(self.folder, state=state, step=step, total=total, **values)
 
     # ------------------------------------------------------------ the end
 
     def _stopped(self) -> RunResult:
-        (self.folder / run.STOP).unlink(missing_ok=True)
         self.loop.save()
-        plots.draw(events.read(self.folder), folder=self.folder / "plots")
+        if self.world.main:
+            (self.folder / run.STOP).unlink(missing_ok=True)
+        self._draw()
         self._status("stopped", loss=self.loop.last_loss)
         self.log.write(
             "end",
@@ -231,24 +233,26 @@ class _Run:
             self._take_best()
         self._sample()
         metrics = self._metrics()
-        if train.predict_with_generate:
+        if train.predict_with_generate and (self.world.main or self.world.sharded):
             metrics |= self._predict()
-        adapter = adapter_folder.write(
-            self.folder,
-            trainee=loop.trainee,
-            config=self.config,
-            plan=self.plan,
-            data=self.prepared.facts,
-            metrics=metrics,
-        )
+        adapter = self._save_adapter(metrics)
         if ended == "done":
             loop.save()
-        plots.draw(events.read(self.folder), folder=self.folder / "plots")
-        run.write_json(self.folder / "metrics.json", metrics)
+        self._draw()
+        self._write("metrics.json", metrics)
         self._status("done", loss=loop.last_loss)
         self.log.write("end", step=loop.progress.step, state="done", metrics=metrics, folder=adapter.name)
         self.board.close()
         return RunResult(self.folder, "done", adapter, metrics)
+
+    def _save_adapter(self, metrics: dict[str, float]) -> Path:
+        weights = shards.gathered(self.loop.trainee, keep=self.world.main) if self.world.sharded else None
+        if not self.world.main:
+            return self.folder / (run.ADAPTER if self.loop.trainee.method in ADAPTERS else run.MODEL)
+        return adapter_folder.write(
+            self.folder, trainee=self.loop.trainee, config=self.config, plan=self.plan,
+            data=self.prepared.facts, metrics=metrics, weights=weights,
+        )  # fmt: skip
 
     def _take_best(self) -> None:
         """Go back to the weights of the best evaluation."""
@@ -260,7 +264,7 @@ class _Run:
 
         with torch.no_grad():
             for name, master in optimizer.masters.items():
-                master.copy_(best[name])
+                master.copy_(shards.part_like(best[name], master))
         optimizer.publish()
         self.log.write(
             "say", step=state.step,
@@ -303,7 +307,7 @@ class _Run:
                 examples=chosen,
                 tokenizer=self.tokenizer,
                 most=self.config.train.sample_tokens,
-                path=self.folder / "predictions.jsonl",
+                path=self.folder / "predictions.jsonl" if self.world.main else None,
             )
 
 
