@@ -59,6 +59,7 @@ class Plan:
     """Estimate for the whole run; 0 if the speed of the device is not known."""
     gpus: int = 1
     """Processes that share a step; memory is that of one of them."""
+    parallel: str = "ddp"
     changes_zh: tuple[str, ...] = ()
     changes_en: tuple[str, ...] = ()
 
@@ -142,6 +143,7 @@ def make_plan(
         * flops_per_token(shape, config, layout)
         / (speed * EFFICIENCY[compiled] * (1 if gpus == 1 else gpus * TOGETHER)),
         gpus=gpus,
+        parallel=config.train.parallel,
         changes_zh=tuple(zh for zh, _ in changes),
         changes_en=tuple(en for _, en in changes),
     )
