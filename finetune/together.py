@@ -48,6 +48,10 @@ class Peers:
             for rank in range(world.size)
             if rank != world.rank and hosts[rank] == hosts[world.rank]
         }
+        self.start()
+
+    def start(self) -> None:
+        """Watch in a thread of its own."""
         threading.Thread(target=self._watch, daemon=True).start()
 
     def gone(self) -> list[int]:
@@ -63,7 +67,7 @@ class Peers:
             since = since or time.monotonic()
             if time.monotonic() - since > GRACE and not self.leaving:
                 english, chinese = self.reason()
-                fail(self.folder, self.log, english, chinese, world=self.world)
+                fail(self.folder, self.log, english, chinese, world=self.world, of_another=True)
                 print(f"{chinese}\n{english}", file=sys.stderr, flush=True)
                 os._exit(1)  # the other thread waits for an answer that never comes
 
@@ -76,14 +80,14 @@ class Peers:
                 f"another process failed: {found.error_en}",
                 f"另一个进程失败：{found.error_zh}",
             )
-        who = ", ".join(f"{rank + 1} ({self.processes[rank]})" for rank in gone)
+        who = ", ".join(f"{rank + 1} (pid {self.processes[rank]})" for rank in gone)
         size = self.world.size
         done = checkpoint.complete(self.folder / "checkpoints")
         back = f" Resume from {done[-1].folder.name}: zhiwen finetune --resume {self.folder}" if done else ""
         back_zh = f"可从 {done[-1].folder.name} 续训：zhiwen finetune --resume {self.folder}" if done else ""
         return (
-            f"process {who} of {size} ended without a word: it was killed, or the computer ran out of memory.{back}",
-            f"{size} 个进程中的第 {who} 个没有留下信息就结束了：它被杀死了，或者内存不够。{back_zh}",
+            f"of {size} processes number {who} ended without a word: it was killed, or memory ran out.{back}",
+            f"{size} 个进程中，第 {who} 个没有留下信息就结束了：它被杀死了，或者内存不够。{back_zh}",
         )
 
     def explain(self, error: Exception) -> ModelError | None:
@@ -107,15 +111,25 @@ def begin(folder: Path, *, world: World) -> None:
 
 
 def fail(
-    folder: Path, log: EventLog, english: str, chinese: str, *, world: World, state: State = "failed"
+    folder: Path,
+    log: EventLog,
+    english: str,
+    chinese: str,
+    *,
+    world: World,
+    state: State = "failed",
+    of_another: bool = False,
 ) -> None:
-    """Write down how a run failed or was stopped; of several processes the first one's reason stays."""
+    """Write down how a run failed or was stopped; of several processes the first one's reason stays.
+
+    `of_another`: the reason is the end of another process, not one of this process' own.
+    """
     if world.size > 1:
         try:
             os.close(os.open(folder / CLAIM, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644))
         except FileExistsError:
             return
-        if not world.main:
+        if not (world.main or of_another):
             english = f"process {world.rank + 1} of {world.size}: {english}"
             chinese = f"第 {world.rank + 1} 个进程（共 {world.size} 个）：{chinese}"
     done = checkpoint.complete(folder / "checkpoints")

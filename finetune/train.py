@@ -69,7 +69,7 @@ def train(folder: Path, *, listen: Callable[[Event], None] | None = None, world:
         raise
     except Exception as error:
         if (lost := peers.explain(error)) is not None:
-            fail(folder, log, lost.message, lost.zh, world=world)
+            fail(folder, log, lost.message, lost.zh, world=world, of_another=True)
             raise lost from error
         kind = type(error).__name__
         fail(folder, log, f"{kind}: {error}", f"{kind}：{error}", world=world)
