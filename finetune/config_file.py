@@ -10,7 +10,7 @@ from typing import Any, Literal, NoReturn, get_args, get_origin
 from finetune.config import RunConfig, from_values, option_types
 from kb.errors import SettingsError
 
-PATHS = ("model_name_or_path", "dataset_dir")
+PATHS = ("model_name_or_path", "dataset_dir", "adapter", "reward_model")
 """Relative to the config file that names them; flags are relative to the current folder."""
 
 

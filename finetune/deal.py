@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from finetune.encode import Encoded
-    from finetune.pack import Batch
+    from finetune.pack import Batch, Unit
 
 
 def deal(lengths: Sequence[int], *, ranks: int) -> list[list[int]]:
@@ -29,28 +27,19 @@ def deal(lengths: Sequence[int], *, ranks: int) -> list[list[int]]:
 
 
 def share(
-    documents: list[Encoded],
-    *,
-    make: Callable[[list[Encoded]], list[Batch]],
-    rank: int,
-    ranks: int,
-    even: bool,
-) -> list[Batch]:
-    """This process' forward passes. `even`: every process gets the same number of them, empty ones where need be.
+    units: Sequence[Unit], *, make: Callable[[list[Unit]], list[Batch]], rank: int, ranks: int, even: bool
+) -> list[tuple[Batch, bool]]:
+    """This process' forward passes, and whether each counts.
 
-    With sharded weights every pass is a conversation of all processes, so nobody may leave one out.
+    `even`: every process gets the same number of them, some that do not count where need be. With sharded weights every
+    pass is a conversation of all processes, so nobody may leave one out.
     """
     if ranks == 1:
-        return make(documents)
-    parts = [[documents[i] for i in p] for p in deal([len(d) for d in documents], ranks=ranks)]
-    own = make(parts[rank]) if parts[rank] else []
+        return [(batch, True) for batch in make(list(units))]
+    parts = [[units[i] for i in p] for p in deal([len(u) for u in units], ranks=ranks)]
+    own = [(batch, True) for batch in make(parts[rank])] if parts[rank] else []
     if not even:
         return own
-    made = [own if r == rank else (make(part) if part else []) for r, part in enumerate(parts)]
-    idle = blank(made[0][0])
-    return own + [idle] * (max(map(len, made)) - len(own))
-
-
-def blank(batch: Batch) -> Batch:
-    """The same rows with nothing to learn: its loss and its gradients are zero."""
-    return replace(batch, where=batch.where[:0], targets=batch.targets[:0], tokens=0)
+    first = make(parts[0])
+    most = max(len(make(part)) if part else 0 for part in parts)
+    return own + [(first[0], False)] * (most - len(own))

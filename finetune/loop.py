@@ -15,7 +15,6 @@ from typing import Any
 
 from finetune import checkpoint
 from finetune.config import RunConfig
-from finetune.encode import Encoded
 from finetune.events import EventLog
 from finetune.memory import Layout
 from finetune.methods import Trainee, checkpoint_layers, compile_layers
@@ -23,17 +22,19 @@ from finetune.optimizer import Optimizer
 from finetune.pack import (
     Batch,
     RowShape,
+    Unit,
     packed_batches,
     padded_batches,
     step_examples,
     steps_per_epoch,
 )
 from finetune.parallel import ALONE, World
-from finetune.passes import learn, mean_loss, share_of
+from finetune.passes import learn, measure
 from finetune.plan import rows_of
 from finetune.prepare import Prepared, sources
 from finetune.progress import Progress, not_a_number, progress_from
 from finetune.schedule import factor
+from finetune.stages.objective import Objective, objective_of
 from kb.errors import ModelError
 
 
@@ -50,9 +51,10 @@ class Loop:
         layout: Layout,
         total: int,
         log: EventLog,
+        objective: Objective | None = None,
         world: World = ALONE,
     ) -> None:
-        self.world = world
+        self.objective, self.world = objective or objective_of(config), world
         self.folder, self.config, self.prepared = folder, config, prepared
         self.trainee, self.layout, self.total, self.log = trainee, layout, total, log
         self.optimizer = Optimizer(trainee.trainable(), config=config)
@@ -64,6 +66,7 @@ class Loop:
         self.last_loss: float | None = None
         self.all_full = False
         """Memory ran out in the last step, and every process knows."""
+        self.last_measures: dict[str, float] = {}
 
     # ------------------------------------------------------------ shape of the work
 
@@ -81,7 +84,7 @@ class Loop:
         """Steps of one epoch."""
         return steps_per_epoch(len(self.prepared.train), per_step=self.config.examples_per_step)
 
-    def documents(self, step: int) -> list[Encoded]:
+    def documents(self, step: int) -> list[Unit]:
         """What step `step` (0-based) learns from."""
         chosen = step_examples(
             len(self.prepared.train),
@@ -91,7 +94,7 @@ class Loop:
         )
         return [self.prepared.train[i] for i in chosen]
 
-    def batches(self, documents: list[Encoded]) -> list[Batch]:
+    def batches(self, documents: list[Unit]) -> list[Batch]:
         """Documents as forward passes."""
         if self.layout.packed:
             return packed_batches(documents, shape=self.shape)
@@ -193,7 +196,11 @@ class Loop:
         documents = self.documents(state.step)
         learned = learn(
             self.trainee,
-            share_of(documents, make=self.batches, world=self.world),
+            documents,
+            objective=self.objective,
+            number=state.step,
+            layout=self.layout,
+            make=self.batches,
             world=self.world,
             scale=self.optimizer.scaler.scale,
             noise=self.config.method.neftune_noise_alpha,
@@ -201,7 +208,7 @@ class Loop:
         self.all_full = bool(learned.full)
         if learned.full:
             raise torch.OutOfMemoryError(learned.full)
-        mean, trained = learned.loss / max(1, learned.trained), learned.trained
+        mean, trained, sums = learned.loss / max(1, learned.weight), learned.weight, learned.sums
         rate = self.rate(state.step)
         if not math.isfinite(mean):
             raise self._broken(mean, documents)
@@ -212,6 +219,7 @@ class Loop:
         state.skipped += not taken
         state.step += 1
         state.loss, state.trained = state.loss + mean * trained, state.trained + trained
+        state.sums = [a + b for a, b in zip(state.sums or [0.0] * len(sums), sums, strict=True)]
         state.tokens += sum(map(len, documents))
         state.seconds += time.perf_counter() - begin
         if state.step % self.config.train.logging_steps == 0 or state.step == self.total:
@@ -228,6 +236,7 @@ class Loop:
 
         state = self.progress
         self.last_loss = state.loss / max(1, state.trained)
+        self.last_measures = self.objective.report(state.sums)
         speed = (state.tokens - self.spent_tokens) / max(1e-9, state.seconds - self.spent)
         cuda = self.trainee.device.startswith("cuda")
         memory = torch.cuda.max_memory_allocated() if cuda else 0
@@ -236,6 +245,7 @@ class Loop:
             step=state.step,
             epoch=round(state.step / self.per_epoch, 4),
             loss=self.last_loss,
+            **self.last_measures,
             lr=rate,
             norm=norm,
             tokens=state.tokens,
@@ -245,10 +255,10 @@ class Loop:
         )
         if self.config.train.lr_scheduler_type == "reduce_lr_on_plateau" and not self.prepared.evaluation:
             state.plateau.see(self.last_loss, config=self.config.train)
-        state.loss, state.trained = 0.0, 0
+        state.loss, state.trained, state.sums = 0.0, 0, []
         self.spent, self.spent_tokens = state.seconds, state.tokens
 
-    def _broken(self, value: float, documents: list[Encoded]) -> ModelError:
+    def _broken(self, value: float, documents: list[Unit]) -> ModelError:
         state, last = self.progress, checkpoint.complete(self.folder / "checkpoints")
         intact = last[-1].folder.name if last else ""
         places = sources(documents) or "-"
@@ -262,24 +272,16 @@ class Loop:
 
     # ------------------------------------------------------------ evaluation and checkpoints
 
-    def evaluate(self) -> float:
-        """Mean loss of the evaluation set, one document never seeing another."""
-        import torch
-
-        documents = list(self.prepared.evaluation)
-        shape = RowShape(max(self.shape.tokens, max(map(len, documents))), 0, 0)
-
-        def rows(part: list[Encoded]) -> list[Batch]:
-            if self.layout.packed:
-                return packed_batches(part, shape=shape)
-            return padded_batches(part, rows=max(1, self.layout.tokens // max(map(len, part))))
-
-        self.trainee.model.eval()
-        try:
-            with torch.no_grad(), eager():
-                return mean_loss(self.trainee, documents, make=rows, world=self.world)
-        finally:
-            self.trainee.model.train()
+    def evaluate(self) -> tuple[float, dict[str, float]]:
+        """Mean loss of the evaluation set, one document never seeing another, and the objective's measures."""
+        found = measure(
+            self.trainee,
+            self.prepared.evaluation,
+            objective=self.objective,
+            layout=self.layout,
+            world=self.world,
+        )
+        return found.loss / found.weight, self.objective.report(found.sums)
 
     def judge(self, loss: float) -> bool:
         """Take note of an evaluation; True if it is the best so far."""

@@ -6,16 +6,18 @@ weights have its compute dtype, and the optimiser keeps their float32 masters.
 
 from __future__ import annotations
 
+import json
 import shutil
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from finetune import attention
 from finetune.config import RunConfig
+from finetune.start import POLICY, fill
 from kb.errors import ModelError, SettingsError
 from rag.chatglm3.names import NATIVE_TARGETS, TARGETS
 from rag.chatglm3.shape import GlmShape
@@ -123,6 +125,10 @@ def attach(loaded: LoadedModel, *, config: RunConfig) -> Trainee:
 
     method = config.method.finetuning_type
     torch.manual_seed(config.train.seed)
+    if config.data.stage == "rm":
+        from finetune.reward import with_score
+
+        loaded = replace(loaded, model=with_score(loaded.model, seed=config.train.seed))
     glm = loaded.model
     glm.requires_grad_(False)
     with warnings.catch_warnings():
@@ -135,6 +141,8 @@ def attach(loaded: LoadedModel, *, config: RunConfig) -> Trainee:
             trainee = Trainee(model, glm, loaded, method, prefix=config.method.pre_seq_len)
         else:
             trainee = Trainee(_with_lora(glm, config), glm, loaded, method)
+            if config.data.adapter:
+                fill(trainee.model, Path(config.data.adapter), name=POLICY, base=loaded.folder)
     dtype = getattr(torch, loaded.dtype)
     for parameter in trainee.trainable().values():
         parameter.data = parameter.data.to(dtype)
@@ -148,6 +156,8 @@ def _thaw(glm: Any, config: RunConfig) -> None:
     if config.method.finetuning_type == "full":
         glm.requires_grad_(True)
         return
+    if config.data.stage == "rm":
+        glm.score.requires_grad_(True)
     count, layers = config.method.freeze_trainable_layers, glm.model.layers
     if count > len(layers):
         raise SettingsError(
@@ -163,7 +173,7 @@ def _with_lora(glm: Any, config: RunConfig) -> Any:
 
     method = config.method
     lora = LoraConfig(
-        task_type="CAUSAL_LM",
+        task_type="SEQ_CLS" if config.data.stage == "rm" else "CAUSAL_LM",
         r=method.lora_rank,
         lora_alpha=config.alpha,
         lora_dropout=method.lora_dropout,
@@ -208,9 +218,16 @@ def save(trainee: Trainee, folder: Path, *, weights: dict[str, Any] | None = Non
     `weights`: by name, of a model whose own are sharded.
     """
     if trainee.method in ADAPTERS:
-        trainee.model.save_pretrained(folder, save_embedding_layers=False, state_dict=weights)
+        trainee.model.save_pretrained(
+            folder, save_embedding_layers=False, state_dict=weights, selected_adapters=[POLICY]
+        )
         return
     trainee.glm.save_pretrained(folder, state_dict=weights)
     for file in sorted(trainee.loaded.folder.iterdir()):
         if file.name.startswith("tokenizer") or file.name in ("config.json", "generation_config.json"):
             shutil.copy2(file, folder / file.name)
+    if hasattr(trainee.glm, "score"):
+        from finetune.reward import sequence_config
+
+        about = json.loads((folder / "config.json").read_text(encoding="utf-8")) | sequence_config()
+        (folder / "config.json").write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")

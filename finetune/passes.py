@@ -3,38 +3,49 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from finetune.deal import share
-from finetune.forward import loss_sum
 from finetune.parallel import World
+from finetune.quiet import quiet, quiet_batches
+from finetune.stages.reference import pieces
 
 if TYPE_CHECKING:
-    from finetune.encode import Encoded
+    from torch import Tensor
+
+    from finetune.memory import Layout
     from finetune.methods import Trainee
-    from finetune.pack import Batch
+    from finetune.pack import Batch, Unit
+    from finetune.stages.objective import Objective
 
 
 @dataclass(frozen=True, slots=True)
-class Learned:
-    """What all processes together did in the passes of a step."""
+class Passes:
+    """What all processes together found."""
 
     loss: float = 0.0
-    """Sum over the trained tokens."""
-    trained: int = 0
+    """Sum."""
+    weight: int = 0
+    """What the sum is divided by: trained tokens, pairs or examples."""
+    sums: list[float] = field(default_factory=list)
+    """What the objective counts besides."""
     full: str = ""
     """Why there was not enough memory, in any of the processes; then the gradients are worth nothing."""
 
 
-def share_of(
-    documents: list[Encoded], *, make: Callable[[list[Encoded]], list[Batch]], world: World
-) -> list[Batch]:
-    """This process' batches."""
-    return share(documents, make=make, rank=world.rank, ranks=world.size, even=world.sharded)
-
-
-def learn(trainee: Trainee, batches: Sequence[Batch], *, world: World, scale: float, noise: float) -> Learned:
+def learn(
+    trainee: Trainee,
+    units: Sequence[Unit],
+    *,
+    objective: Objective,
+    number: int,
+    layout: Layout,
+    make: Callable[[list[Unit]], list[Batch]],
+    world: World,
+    scale: float,
+    noise: float,
+) -> Passes:
     """Forward and backward; the gradients of this process' passes stand in the model afterwards.
 
     If memory runs out in one process, all hear of it, so that all adapt. Not so with sharded weights: there the others
@@ -44,40 +55,56 @@ def learn(trainee: Trainee, batches: Sequence[Batch], *, world: World, scale: fl
 
     if world.sharded:  # it takes the mean over the processes where we want the sum
         scale *= world.size
-    total, full = torch.zeros((), device=trainee.device), ""
+    total = torch.zeros(1 + len(objective.names), device=trainee.device)
+    mine, weight, full = [0.0] * len(total), 0, ""
+    batches = share(units, make=make, rank=world.rank, ranks=world.size, even=world.sharded)
     try:
-        for batch in batches:
-            loss = _loss(trainee, batch, noise=noise)
-            scaled: Any = loss * scale
+        trainee.within(lambda: objective.begin(trainee, units, part="train", number=number, layout=layout))
+        for batch, counts in batches:
+            loss, seen = _loss(trainee, batch, objective=objective, noise=noise)
+            scaled: Any = loss * (scale if counts else 0.0)
             scaled.backward()
-            total += loss.detach()
-        mine = float(total)
+            if counts:
+                total += torch.cat([loss.detach()[None], seen])
+                weight += objective.weight(batch)
+        mine = total.tolist()
     except torch.OutOfMemoryError as error:
         if world.sharded:
             raise
-        mine, full = 0.0, str(error).splitlines()[0]
-    loss_of_all, trained, short = world.sums(mine, sum(len(b.targets) for b in batches), bool(full))
-    return Learned(loss_of_all, int(trained), full or ("in another process" if short else ""))
+        full = str(error).splitlines()[0]
+    summed, weights, *sums, short = world.sums(mine[0], weight, *mine[1:], bool(full))
+    return Passes(summed, int(weights), sums, full or ("in another process" if short else ""))
 
 
-def mean_loss(
-    trainee: Trainee,
-    documents: list[Encoded],
-    *,
-    make: Callable[[list[Encoded]], list[Batch]],
-    world: World,
-    at_once: int = 64,
-) -> float:
-    """Mean over the trained tokens of the documents, shared among the processes. Gradients are the caller's to switch off."""
-    total, trained = 0.0, 0
-    for at in range(0, len(documents), at_once):
-        for batch in share_of(documents[at : at + at_once], make=make, world=world):
-            total += float(_loss(trainee, batch, noise=0.0))
-            trained += len(batch.targets)
-    of_all, trained_by_all = world.sums(total, trained)
-    return of_all / trained_by_all
+def measure(
+    trainee: Trainee, units: Sequence[Unit], *, objective: Objective, layout: Layout, world: World
+) -> Passes:
+    """Forward only, over an evaluation set, shared among the processes."""
+    found = [0.0] * (2 + len(objective.names))
+
+    def rows(part: list[Unit]) -> list[Batch]:
+        return quiet_batches(part, layout=layout)
+
+    for number, piece in enumerate(pieces(units)):
+        _begin(trainee, piece, objective=objective, number=number, layout=layout)
+        with quiet(trainee):
+            for batch, counts in share(
+                piece, make=rows, rank=world.rank, ranks=world.size, even=world.sharded
+            ):
+                loss, seen = _loss(trainee, batch, objective=objective, noise=0.0)
+                if counts:
+                    values = [float(loss), float(objective.weight(batch)), *seen.tolist()]
+                    found = [a + b for a, b in zip(found, values, strict=True)]
+    whole, weight, *sums = world.sums(*found)
+    return Passes(whole, int(weight), sums)
 
 
-def _loss(trainee: Trainee, batch: Batch, *, noise: float) -> Any:
+def _begin(
+    trainee: Trainee, piece: Sequence[Unit], *, objective: Objective, number: int, layout: Layout
+) -> None:
+    trainee.within(lambda: objective.begin(trainee, piece, part="evaluation", number=number, layout=layout))
+
+
+def _loss(trainee: Trainee, batch: Batch, *, objective: Objective, noise: float) -> tuple[Tensor, Tensor]:
     moved = batch.to(trainee.device)
-    return trainee.within(lambda: loss_sum(trainee, moved, noise=noise))
+    return trainee.within(lambda: objective.loss(trainee, moved, noise=noise))

@@ -12,7 +12,10 @@ from typing import TYPE_CHECKING, Any
 from finetune.config import RunConfig
 from finetune.memory import GIB, Layout, MemoryNeed, choose_layout, trainable_count
 from finetune.pack import choose_tokens, pack, row_shape, step_examples, steps_per_epoch
+from finetune.preference_config import SIDES
 from finetune.prepare import Prepared, model_folder, prepare
+from finetune.start import with_adapter
+from kb.errors import ModelError
 from rag.chatglm3.memory import ComputeDtype, free_bytes
 from rag.chatglm3.shape import GlmShape, read_native
 
@@ -101,6 +104,11 @@ def make_plan(
     from rag.chatglm3.chat import open_tokenizer
     from rag.chatglm3.load import choose_device, choose_dtype
 
+    config = with_adapter(config)
+    if config.data.stage == "ppo":
+        from finetune.ppo.plan import ppo_plan
+
+        return ppo_plan(config, device=device, prepared=prepared, free=free, rate=rate)
     folder = model_folder(config)
     shape = read_native(folder)
     device = device or choose_device(device_name(config))
@@ -209,6 +217,7 @@ def rows_of(config: RunConfig, *, lengths: list[int], layout: Layout, steps: int
         seed=config.train.seed,
         fixed=layout.compiled,
         ranks=ranks,
+        sides=SIDES.get(config.data.stage, 1),
     )
 
 
@@ -291,6 +300,19 @@ def matrix_rate(device: str, dtype: ComputeDtype, *, clock: Callable[[], float] 
         best = min(best, clock() - begin)
     del product
     return 2.0 * size**3 / best
+
+
+def does_not_fit(plan: Plan) -> ModelError:
+    """The error for a run that will not fit, with what to change."""
+    need, free = plan.need.total / 2**30, plan.free / 2**30
+    return ModelError(
+        f"this needs about {need:.1f} GiB on {plan.device}, {free:.1f} GiB are free. You can: "
+        + "; ".join(plan.changes_en)
+        + ".",
+        zh=f"在 {plan.device} 上约需 {need:.1f} GiB，可用 {free:.1f} GiB。可以："
+        + "；".join(plan.changes_zh)
+        + "。",
+    )
 
 
 def folder_name(plan: Plan) -> str:

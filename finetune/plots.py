@@ -41,10 +41,10 @@ def draw(events: Sequence[Event], *, folder: Path) -> list[Path]:
     axes.plot(x, [e["lr"] for e in steps], color="#1f4e8c")
     axes.set(xlabel="step", ylabel="learning rate")
     folder.mkdir(parents=True, exist_ok=True)
-    return [_save(loss, folder / "loss.png"), _save(rate, folder / "learning_rate.png")]
+    return [save_figure(loss, folder / "loss.png"), save_figure(rate, folder / "learning_rate.png")]
 
 
-def _save(figure: object, path: Path) -> Path:
+def save_figure(figure: object, path: Path) -> Path:
     """A reader never sees half a picture."""
     work = path.with_name(f".{os.getpid()}-{path.name}")
     figure.savefig(work)  # type: ignore[attr-defined]

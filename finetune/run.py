@@ -22,6 +22,7 @@ from typing import Any, Literal, cast
 
 from finetune import checkpoint, events
 from finetune.config import RunConfig, from_values
+from finetune.start import with_adapter
 from kb.errors import DataError, ModelError
 
 State = Literal["new", "running", "stopped", "done", "failed", "killed"]
@@ -66,8 +67,8 @@ class RunInfo:
 
 
 def create(config: RunConfig, *, parent: Path | None = None) -> Path:
-    """A new run folder `<name>-<time>` with the config in it. Nothing runs yet."""
-    parent = parent or Path(config.output_dir)
+    """A new run folder `<name>-<time>` with the config in it, its adapters found. Nothing runs yet."""
+    config, parent = with_adapter(config), parent or Path(config.output_dir)
     stamp = time.strftime("%Y%m%d-%H%M%S")
     for number in range(100):
         folder = parent / (f"{config.name}-{stamp}" + (f"-{number + 1}" if number else ""))

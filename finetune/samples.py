@@ -8,13 +8,15 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from finetune.data.types import Conversation, Example
+from finetune.data.types import Conversation, Example, Feedback, PlainText, Preference, Turn
 from finetune.encode import messages_of
 from finetune.methods import Trainee
 from rag.evaluate import score_texts
 from rag.types import Message
 
 if TYPE_CHECKING:
+    from finetune.memory import Layout
+    from finetune.prepare import Prepared
     from rag.chatglm3.chat import ChatTokenizer
 
 
@@ -61,6 +63,29 @@ def sample(
     return out
 
 
+def scored(trainee: Trainee, *, prepared: Prepared, layout: Layout, count: int = 3) -> list[tuple[str, str]]:
+    """(question, both answers with their scores) for pairs that were kept for evaluation, or else trained on."""
+    from finetune.pack import Unit
+    from finetune.quiet import quiet, quiet_batches
+    from finetune.reward import last_scores
+
+    units: tuple[Unit, ...] = (prepared.evaluation or prepared.train)[:count]
+    known = {
+        e.source: e for e in prepared.eval_examples or prepared.train_examples if isinstance(e, Preference)
+    }
+    found: dict[int, list[float]] = {}
+    with quiet(trainee):
+        for batch in quiet_batches(units, layout=layout):
+            moved = batch.to(trainee.device)
+            scores = trainee.within(lambda b=moved: last_scores(trainee, b)).view(-1, 2).tolist()  # type: ignore[misc]
+            found |= {id(unit): pair for unit, pair in zip(batch.units, scores, strict=True)}
+    out = []
+    for unit in units:
+        example, (up, down) = known[unit.source], found[id(unit)]
+        out.append((example.question, f"{up:+.3f} {example.chosen} | {down:+.3f} {example.rejected}"))
+    return out
+
+
 def predict(
     trainee: Trainee,
     *,
@@ -73,18 +98,20 @@ def predict(
     """Answer the last question of every conversation, write predictions line by line, return the measures of rag.evaluate.
 
     `path` None: another process writes them.
+    The reference of a preference is its chosen answer; an answer with a thumb down is none.
     """
     texts: list[str] = []
     references: list[list[str]] = []
     with nullcontext() if path is None else path.open("w", encoding="utf-8") as file:
         for example in examples:
-            if not isinstance(example, Conversation):
+            whole = _with_reference(example)
+            if whole is None:
                 continue
-            ids = tokenizer.prompt(messages_of(example)[:-1], close_turns=True).ids
+            ids = tokenizer.prompt(messages_of(whole)[:-1], close_turns=True).ids
             text = answer(trainee, ids=ids, tokenizer=tokenizer, most=most)
             texts.append(text)
-            references.append([example.answer])
-            row = {"question": example.question, "reference": example.answer, "prediction": text}
+            references.append([whole.answer])
+            row = {"question": whole.question, "reference": whole.answer, "prediction": text}
             if file is not None:
                 file.write(json.dumps(row, ensure_ascii=False) + "\n")
                 file.flush()
@@ -93,3 +120,14 @@ def predict(
     scores = score_texts(texts, references)
     names = ("exact", "f1", "contained", "bleu4", "rouge1", "rouge2", "rouge_l")
     return {name: float(getattr(scores, name)) for name in names} | {"predicted": float(scores.count)}
+
+
+def _with_reference(example: Example) -> Conversation | None:
+    """An example as a conversation that ends with the answer to be compared with; None if it has none."""
+    if isinstance(example, Conversation):
+        return example
+    if isinstance(example, PlainText) or (isinstance(example, Feedback) and not example.good):
+        return None
+    answer = example.chosen if isinstance(example, Preference) else example.answer
+    turns = (*example.turns, Turn("assistant", answer))
+    return Conversation(turns, example.system, example.tools, example.source)

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from finetune import adapter_folder, checkpoint, events, plots, run, samples, shards
 from finetune.board import Board
@@ -18,8 +18,11 @@ from finetune.events import Event, EventLog
 from finetune.loop import Loop, eager
 from finetune.methods import ADAPTERS, attach, open_base
 from finetune.parallel import ALONE, World, kind_of
-from finetune.plan import Plan
-from finetune.prepare import Prepared, model_folder, prepare
+from finetune.plan import does_not_fit
+from finetune.prepare import Prepared, left_out, model_folder, prepare
+from finetune.run_metrics import final_metrics
+from finetune.stages.objective import objective_of
+from finetune.stages.reference import with_reference
 from finetune.together import Peers, begin, fail, plan_together, stoppable
 from kb.errors import ModelError, ZhiwenError
 from rag.types import Message
@@ -47,6 +50,33 @@ def train(folder: Path, *, listen: Callable[[Event], None] | None = None, world:
 
     Raises ZhiwenError with what to do; the run's status says the same, and its last checkpoint stays.
     """
+    return carry_out(folder, listen=listen, make=_make, world=world)
+
+
+class Runner(Protocol):
+    """The parts of one run of some stage."""
+
+    def carry_out(self) -> RunResult:
+        """All of it."""
+        ...
+
+
+def _make(folder: Path, config: RunConfig, log: EventLog, world: World) -> Runner:
+    if config.data.stage == "ppo":
+        from finetune.ppo.train import PpoRun
+
+        return PpoRun(folder, config, log, world)
+    return _Run(folder, config, log, world)
+
+
+def carry_out(
+    folder: Path,
+    *,
+    listen: Callable[[Event], None] | None,
+    make: Callable[[Path, RunConfig, EventLog, World], Runner],
+    world: World = ALONE,
+) -> RunResult:
+    """What `train` does, with the stage's own parts. Whatever ends it stands in the status and the events."""
     config = run.read_config(folder)
     world = replace(world, kind=kind_of(config))
     if world.main:
@@ -56,7 +86,7 @@ def train(folder: Path, *, listen: Callable[[Event], None] | None = None, world:
     begin(folder, world=world)
     peers = Peers(world, folder, log)
     try:
-        result = _Run(folder, config, log, world).carry_out()
+        result = make(folder, config, log, world).carry_out()
         peers.leaving = True
         world.wait()
         return result
@@ -91,6 +121,9 @@ class _Run:
 
     def carry_out(self) -> RunResult:
         """All of it."""
+        found = checkpoint.complete(self.folder / "checkpoints")
+        if not found:
+            self.log.rewind(-1)
         if self.world.sharded:
             shards.check(self.config)
         self._write("data.json", self.prepared.facts)
@@ -99,13 +132,11 @@ class _Run:
         self._write("plan.json", self.plan.as_json())
         if not self.plan.fits:
             raise does_not_fit(self.plan)
-        self._say_data()
+        for zh, en in left_out(self.prepared):
+            self.log.write("say", step=0, zh=zh, en=en)
         self.loop = self._loop()
-        found = checkpoint.complete(self.folder / "checkpoints")
         if found:
             self.loop.load(found[-1])
-        else:
-            self.log.rewind(-1)
         self.board = Board(self.folder, self.config, step=self.loop.progress.step, silent=not self.world.main)
         plan = self.plan
         self.log.write(
@@ -118,26 +149,19 @@ class _Run:
             ended = self.loop.train(after=self._after, stop=wanted)
         return self._stopped() if ended == "stopped" else self._finish(ended)
 
-    def _say_data(self) -> None:
-        """What was left out or cut, once."""
-        report = self.prepared.report
-        bad = sum(int(f.get("bad_lines", 0)) for f in self.prepared.facts.values() if isinstance(f, dict))
-        for count, zh, en in (
-            (bad, "行有问题，未使用（见 data.json）", "bad lines were left out (see data.json)"),
-            (len(report.unusable), "条样本没有可学的内容，未使用", "examples had nothing to learn from"),
-            (report.shortened, "条样本超长，已截短", "examples were too long and were shortened"),
-        ):
-            if count:
-                self.log.write("say", step=0, zh=f"{count} {zh}", en=f"{count} {en}")
-
     def _loop(self) -> Loop:
         loaded = open_base(self.config, folder=model_folder(self.config), device=self.plan.device)
         trainee = attach(loaded, config=self.config)
+        objective = objective_of(self.config)
+        self.prepared = with_reference(
+            self.prepared, objective=objective, trainee=trainee, layout=self.plan.layout, steps=self.plan.steps,
+            config=self.config, folder=self.folder, log=self.log, world=self.world,
+        )  # fmt: skip
         if self.world.sharded:
             trainee = shards.shard(trainee, world=self.world)
         loop = Loop(
-            self.folder, config=self.config, prepared=self.prepared, trainee=trainee,
-            layout=self.plan.layout, total=self.plan.steps, log=self.log, world=self.world,
+            self.folder, config=self.config, prepared=self.prepared, trainee=trainee, layout=self.plan.layout,
+            total=self.plan.steps, log=self.log, objective=objective, world=self.world,
         )  # fmt: skip
         loop.setup()
         return loop
@@ -156,13 +180,13 @@ class _Run:
             self.loop.save()
             self._draw()
         if step % train.logging_steps == 0 or last:
-            self.board.step(self.loop.last_loss, self.loop.rate(step - 1), step)
+            self.board.step(self.loop.last_loss, self.loop.rate(step - 1), step, self.loop.last_measures)
             self._status("running", loss=self.loop.last_loss)
 
     def _evaluate(self) -> None:
-        loss = self.loop.evaluate()
-        self.log.write("eval", step=self.loop.progress.step, loss=loss)
-        self.board.evaluation(loss, self.loop.progress.step)
+        loss, measures = self.loop.evaluate()
+        self.log.write("eval", step=self.loop.progress.step, loss=loss, **measures)
+        self.board.evaluation(loss, self.loop.progress.step, measures)
         if self.loop.judge(loss) and self.config.train.early_stopping_patience:
             from safetensors.torch import save_file
 
@@ -183,12 +207,16 @@ class _Run:
         train, data = self.config.train, self.config.data
         prompts = [(Message("user", text),) for text in train.sample_prompts] or self.prepared.prompts()
         with eager():
-            said = samples.sample(
-                self.loop.trainee,
-                prompts=prompts,
-                stage=data.stage,
-                tokenizer=self.tokenizer,
-                most=train.sample_tokens,
+            said = (
+                samples.scored(self.loop.trainee, prepared=self.prepared, layout=self.loop.layout)
+                if data.stage == "rm"
+                else samples.sample(
+                    self.loop.trainee,
+                    prompts=prompts,
+                    stage=data.stage,
+                    tokenizer=self.tokenizer,
+                    most=train.sample_tokens,
+                )
             )
         if not self.world.main:
             return
@@ -232,7 +260,12 @@ class _Run:
         if ended == "early":
             self._take_best()
         self._sample()
-        metrics = self._metrics()
+        metrics = final_metrics(
+            events.read(self.folder),
+            state=loop.progress,
+            device=loop.trainee.device,
+            planned=self.plan.need.total,
+        )
         if train.predict_with_generate and (self.world.main or self.world.sharded):
             metrics |= self._predict()
         adapter = self._save_adapter(metrics)
@@ -273,27 +306,6 @@ class _Run:
             f"({state.best:.4f}).",
         )  # fmt: skip
 
-    def _metrics(self) -> dict[str, float]:
-        import torch
-
-        state = self.loop.progress
-        steps = [e for e in events.read(self.folder) if e["event"] == "step"]
-        tail = steps[-max(1, len(steps) // 10) :]
-        found = {"train_loss": sum(e["loss"] for e in tail) / max(1, len(tail)), "steps": float(state.step)}
-        if state.best < float("inf"):
-            found |= {"eval_loss": state.best}
-        found |= {
-            "tokens": float(state.tokens),
-            "seconds": round(state.seconds, 2),
-            "tokens_per_second": round(state.tokens / max(state.seconds, 1e-9), 1),
-        }
-        if self.loop.trainee.device.startswith("cuda"):
-            found["peak_gib"] = torch.cuda.max_memory_allocated() / 2**30
-            found["planned_gib"] = self.plan.need.total / 2**30
-        if state.skipped:
-            found["skipped_steps"] = float(state.skipped)
-        return found
-
     def _predict(self) -> dict[str, float]:
         chosen = self.prepared.eval_examples
         if not chosen:
@@ -309,16 +321,3 @@ class _Run:
                 most=self.config.train.sample_tokens,
                 path=self.folder / "predictions.jsonl" if self.world.main else None,
             )
-
-
-def does_not_fit(plan: Plan) -> ModelError:
-    """The error for a run that will not fit, with what to change."""
-    need, free = plan.need.total / 2**30, plan.free / 2**30
-    return ModelError(
-        f"this needs about {need:.1f} GiB on {plan.device}, {free:.1f} GiB are free. You can: "
-        + "; ".join(plan.changes_en)
-        + ".",
-        zh=f"在 {plan.device} 上约需 {need:.1f} GiB，可用 {free:.1f} GiB。可以："
-        + "；".join(plan.changes_zh)
-        + "。",
-    )

@@ -44,6 +44,11 @@ def read_adapter(folder: Path, *, name: str = "") -> AdapterInfo:
             f"{folder} is a {kind} adapter; LoRA and prefix tuning (P-tuning v2) can be loaded.",
             zh=f"{folder} 是 {kind} 适配器；可以加载的是 LoRA 与 prefix tuning（P-tuning v2）。",
         )
+    if config.get("task_type") == "SEQ_CLS":
+        raise ModelError(
+            f"{folder} is a reward model: it scores answers and cannot write any. Use it with --stage ppo.",
+            zh=f"{folder} 是奖励模型：它只给回答打分，不会写回答。可用于 --stage ppo。",
+        )
     if not (folder / "adapter_model.safetensors").is_file():
         raise ModelError(
             f"{folder} has no adapter_model.safetensors. Old adapters: zhiwen models import-adapter {folder} NEW",

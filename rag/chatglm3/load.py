@@ -24,7 +24,7 @@ from rag.chatglm3.adapters import (
 from rag.chatglm3.bnb import prepare_bitsandbytes
 from rag.chatglm3.chat import ChatTokenizer, open_tokenizer
 from rag.chatglm3.memory import ComputeDtype, MemoryPlan, Quantise, out_of_memory, plan_memory
-from rag.chatglm3.shape import GlmShape, read_native
+from rag.chatglm3.shape import GlmShape, read_json, read_native
 
 if TYPE_CHECKING:
     import torch
@@ -133,10 +133,15 @@ def load(
     adapters: Mapping[str, Path] | None = None,
     config: LoadConfig | None = None,
     say: Say | None = None,
+    head: Literal["words", "score"] = "words",
 ) -> LoadedModel:
-    """Load a converted folder. Raises ModelError: not converted, does not fit in memory, adapter of another base."""
+    """Load a converted folder. Raises ModelError: not converted, does not fit in memory, adapter of another base.
+
+    `head`: "score" opens a reward model that was trained whole (GlmForSequenceClassification).
+    """
     how = config or LoadConfig()
     shape = read_native(base)
+    _must_have(head, base)
     infos = {name: read_adapter(folder, name=name) for name, folder in (adapters or {}).items()}
     if how.merge and (how.merge not in infos or infos[how.merge].kind != "lora"):
         raise ModelError(
@@ -153,7 +158,9 @@ def load(
         say(*plan.sentence())
     if not plan.fits and how.device != "auto":
         raise out_of_memory(plan, quantise=how.quantise)
-    model = _from_pretrained(base, device if how.device != "auto" else "auto", dtype, how.quantise, plan)
+    model = _from_pretrained(
+        base, device if how.device != "auto" else "auto", dtype, how.quantise, plan, head
+    )
     prefixes = {n: read_prefix(i, shape=shape) for n, i in infos.items() if i.kind == "prefix"}
     loras = {n: i for n, i in infos.items() if i.kind == "lora" and how.merge in ("", n)}
     if loras:
@@ -177,11 +184,24 @@ def _must_be_active(model: Any, name: str, shape: GlmShape) -> None:
         )
 
 
+def _must_have(head: str, base: Path) -> None:
+    """Raise ModelError if a model that scores is wanted to speak, or the other way round."""
+    scores = read_json(base / "config.json").get("architectures") == ["GlmForSequenceClassification"]
+    if scores == (head == "score"):
+        return
+    if scores:
+        raise ModelError(
+            f"{base} is a reward model: it scores answers and cannot write any.",
+            zh=f"{base} 是奖励模型：它只给回答打分，不会写回答。",
+        )
+    raise ModelError(f"{base} is no reward model.", zh=f"{base} 不是奖励模型。")
+
+
 def _from_pretrained(
-    base: Path, device: str, dtype: ComputeDtype, quantise: Quantise, plan: MemoryPlan
+    base: Path, device: str, dtype: ComputeDtype, quantise: Quantise, plan: MemoryPlan, head: str
 ) -> Any:
     import torch
-    from transformers import GlmForCausalLM
+    from transformers import GlmForCausalLM, GlmForSequenceClassification
     from transformers.utils import logging
 
     if not sys.stderr.isatty():
@@ -194,7 +214,8 @@ def _from_pretrained(
     if quantise != "none":
         options["quantization_config"] = quantisation(quantise, dtype=dtype)
     try:
-        return GlmForCausalLM.from_pretrained(base, local_files_only=True, **options).eval()
+        kind = GlmForCausalLM if head == "words" else GlmForSequenceClassification
+        return kind.from_pretrained(base, local_files_only=True, **options).eval()
     except torch.OutOfMemoryError as error:
         raise out_of_memory(plan, quantise=quantise, cause=str(error).splitlines()[0]) from error
 
@@ -206,11 +227,11 @@ def quantisation(quantise: Quantise, *, dtype: ComputeDtype) -> Any:
 
     prepare_bitsandbytes()
     if quantise == "int8":
-        return BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=["lm_head"])
+        return BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=["lm_head", "score"])
     return BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",
         bnb_4bit_use_double_quant=True,
         bnb_4bit_compute_dtype=getattr(torch, dtype),
-        llm_int8_skip_modules=["lm_head"],
+        llm_int8_skip_modules=["lm_head", "score"],
     )

@@ -72,6 +72,8 @@ def pick_list(plan: Plan) -> tuple[str, ...]:
 
 def show_examples(config: RunConfig, prepared: Prepared) -> None:
     """A few examples as the model reads them: green is learned, the rest is only read."""
+    from finetune.pack import documents_of
+
     documents = prepared.train
     with st.expander(pick("看看样本：绿色是要学会说的，其余只是读", "Look at examples: green is learned, the rest only read"), icon=":material/colors:"):  # fmt: skip
         number = int(
@@ -82,16 +84,17 @@ def show_examples(config: RunConfig, prepared: Prepared) -> None:
                 key="ft-example",
             )
         )
-        document: Encoded = documents[number - 1]
+        unit = documents[number - 1]
         tokenizer = open_tokenizer_kept(config.data.model_name_or_path)
         st.caption(
-            plain(f"{document.source or ''} · ")
+            plain(f"{unit.source or ''} · ")
             + pick(
-                f"{len(document)} 个 token，学习其中 {document.trained} 个",
-                f"{len(document)} tokens, {document.trained} of them learned",
+                f"{len(unit)} 个 token，学习其中 {unit.trained} 个",
+                f"{len(unit)} tokens, {unit.trained} of them learned",
             )
         )
-        st.markdown(mask_markdown(document, tokenizer))
+        for document in documents_of([unit]):
+            st.markdown(mask_markdown(document, tokenizer))
 
 
 @st.cache_resource(max_entries=4, show_spinner=False)

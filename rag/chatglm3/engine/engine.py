@@ -6,23 +6,27 @@
 
 Between two steps requests join and leave. A step is: at most one piece of one prompt, then one token for everybody whose
 prompt is read. So a long prompt never stops the others, and nobody waits for somebody else's answer to end.
+
+A GPU is kept busy: the next step is begun before the ids of the last are looked at (they go from step to step on the device).
+A step that was begun for an answer that has ended is thrown away.
 """
 
 from __future__ import annotations
 
 import random
 import threading
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from kb.errors import GenerationError, ModelError
 from rag.chatglm3.engine.cache import Slot, common
 from rag.chatglm3.engine.graph import Stepper
 from rag.chatglm3.engine.network import Network
 from rag.chatglm3.engine.request import Request, Ticket
-from rag.chatglm3.engine.sampling import Row, choose
+from rag.chatglm3.engine.sampling import Row, choose, send
 from rag.chatglm3.engine.writing import Writing
 from rag.types import GenerateOptions
 
@@ -44,15 +48,26 @@ class EngineConfig:
     context: int = 0
     """Prompt and answer together, tokens; 0 is what the model was made for."""
     chunk: int = 512
-    """Tokens of a prompt that are read in one step."""
+    """Tokens of a prompt that are read in one step while others are being answered."""
+    chunk_alone: int = 2048
+    """The same while nobody waits for a token."""
     loop_guard: bool = True
     """End an answer that repeats itself (finish "loop")."""
     graphs: bool = True
     """Capture decoding steps as CUDA graphs where there is a GPU."""
 
     def __post_init__(self) -> None:
-        if self.slots < 1 or self.chunk < 1 or self.context < 0:
-            raise ValueError(f"slots and chunk must be at least 1, context 0 or more: {self}")
+        if min(self.slots, self.chunk, self.chunk_alone) < 1 or self.context < 0:
+            raise ValueError(f"slots and chunks must be at least 1, context 0 or more: {self}")
+
+
+@dataclass(frozen=True, slots=True)
+class Flight:
+    """A step that was begun: for whom, the ids it chooses (rows,), and what tells that they are there."""
+
+    requests: list[Request]
+    ids: torch.Tensor
+    event: Any
 
 
 class Engine:
@@ -69,10 +84,12 @@ class Engine:
         self.loaded, self.config = loaded, config or EngineConfig()
         self.context = self.config.context or loaded.shape.context
         self._tokenizer = loaded.tokenizer
-        with torch.inference_mode():
+        with torch.no_grad():  # not inference mode: a model that is trained meanwhile shares its weights
             self._network = Network(loaded, slots=self.config.slots, context=self.context)
         capture = self.config.graphs and loaded.device.type == "cuda"
         self._stepper = Stepper(self._network, slots=self.config.slots, capture=capture)
+        self._ahead = 1 if loaded.device.type == "cuda" else 0
+        self._flights: deque[Flight] = deque()
         self._free = [Slot(number) for number in range(self.config.slots)]
         self._waiting: list[Request] = []
         self._active: list[Request] = []
@@ -83,6 +100,16 @@ class Engine:
         self._thread = threading.Thread(target=self._serve, name="chatglm3-engine", daemon=True)
         self._thread.start()
 
+    @property
+    def ready(self) -> threading.Event:
+        """Set when steps run as fast as they will: the kernels are compiled, or cannot be used."""
+        return self._stepper.ready
+
+    @property
+    def path(self) -> str:
+        """How steps are run: "kernels", or "torch" with the reason."""
+        return f"torch ({self._stepper.reason})" if self._stepper.reason else "kernels"
+
     def submit(
         self,
         ids: Sequence[int],
@@ -91,6 +118,30 @@ class Engine:
         cancel: threading.Event | None = None,
     ) -> Ticket:
         """Queue a prompt. Raises GenerationError if it is too long or its adapter is not loaded."""
+        return self._queue([self._request(ids, options, cancel)])[0]
+
+    def submit_all(self, prompts: Sequence[tuple[Sequence[int], GenerateOptions]]) -> list[Ticket]:
+        """Queue prompts at one moment: who joins when, and so every number, is then the same each time."""
+        return self._queue([self._request(ids, options, None) for ids, options in prompts])
+
+    def refresh(self) -> None:
+        """Answer with the adapters' weights as they stand in the model now, and forget what was read with the old ones.
+
+        For training. Takes well under a millisecond a layer and reloads nothing. Raises GenerationError while requests run.
+        """
+        import torch
+
+        with self._changed:
+            if self._active or self._waiting:
+                raise GenerationError("The engine is answering.", zh="模型正在回答。")
+            with torch.inference_mode():
+                self._network.refresh()
+            self._free = [Slot(number) for number in range(self.config.slots)]
+            self._clock = 0
+
+    def _request(
+        self, ids: Sequence[int], options: GenerateOptions | None, cancel: threading.Event | None
+    ) -> Request:
         how = options or GenerateOptions()
         room = self.context - len(ids) - self._virtual(how.adapter)
         if not ids or room < 1:
@@ -101,15 +152,15 @@ class Engine:
         writing = Writing(
             self._tokenizer, options=how, limit=min(how.max_tokens, room), guard=self.config.loop_guard
         )
-        request = Request(
-            list(ids), how, writing, cancel or threading.Event(), random=random.Random(how.seed)
-        )
+        return Request(list(ids), how, writing, cancel or threading.Event(), random=random.Random(how.seed))
+
+    def _queue(self, requests: list[Request]) -> list[Ticket]:
         with self._changed:
             if self._closed:
                 raise GenerationError("The engine is closed.", zh="模型已关闭。")
-            self._waiting.append(request)
+            self._waiting += requests
             self._changed.notify()
-        return Ticket(request)
+        return [Ticket(request) for request in requests]
 
     def close(self) -> None:
         """End all requests and the thread."""
@@ -167,16 +218,20 @@ class Engine:
     def _step(self) -> None:
         """One piece of the oldest unread prompt, then one token for everybody else."""
         reading = next((r for r in self._active if r.done < len(r.ids)), None)
-        ready = [r for r in self._active if r.done == len(r.ids)]
+        ready = [r for r in self._active if r.may_go_on]
         if reading is not None:
-            self._read(reading)
+            self._read(reading, alone=not ready)
         if ready:
             self._write(ready)
+        begun = reading is not None or bool(ready)
+        while len(self._flights) > (self._ahead if begun else 0):
+            self._collect(self._flights.popleft())
 
-    def _read(self, request: Request) -> None:
+    def _read(self, request: Request, *, alone: bool) -> None:
         slot = request.slot
         assert slot is not None
-        piece = request.ids[request.done : request.done + self.config.chunk]
+        size = self.config.chunk_alone if alone else self.config.chunk
+        piece = request.ids[request.done : request.done + size]
         logits = self._network.prefill(
             piece, slot=slot.number, start=slot.position, adapter=request.options.adapter
         )
@@ -190,25 +245,48 @@ class Engine:
         by_slot = {r.slot.number: r for r in requests if r.slot is not None}
         first, last = min(by_slot), max(by_slot)
         rows = [by_slot.get(number) for number in range(first, last + 1)]
-        positions = [r.slot.position if r and r.slot else self.context for r in rows]
+        positions = [r.slot.virtual + len(r.ids) + r.steps if r and r.slot else self.context for r in rows]
         logits = self._stepper.step(
-            [r.next_id if r else 0 for r in rows],
-            positions=positions,
+            positions,
             first=first,
-            length=1 + max(r.slot.position for r in requests if r.slot is not None),
+            length=1 + max(p for p, r in zip(positions, rows, strict=True) if r is not None),
             adapters=[r.options.adapter if r else "" for r in rows],
         )
         for request in requests:
-            if request.slot is not None:
-                request.slot.tokens.append(request.next_id)
+            request.steps += 1
+            request.settle()
         taking_part = [i for i, r in enumerate(rows) if r is not None]
-        self._choose([r for r in rows if r is not None], logits[taking_part])
+        if len(taking_part) < len(rows):
+            logits = logits.index_select(0, send(taking_part, device=logits.device))
+        self._choose([r for r in rows if r is not None], logits)
 
     def _choose(self, requests: list[Request], logits: torch.Tensor) -> None:
-        """Pick the next id of every request and hand on its text."""
+        """Pick the next id of every request, on the device; what it is will be looked at when the device is there."""
+        import torch
+
         rows = [Row(r.options, r.writing.ids, r.random.random()) for r in requests]
-        for request, token in zip(requests, choose(logits, rows=rows).tolist(), strict=True):
-            request.next_id = token
+        ids = choose(logits, rows=rows)
+        slots = send([r.slot.number for r in requests if r.slot is not None], device=ids.device)
+        self._network.next_ids.index_copy_(0, slots, ids)
+        event: Any = None
+        if ids.is_cuda:
+            here = torch.empty(ids.shape, dtype=ids.dtype, pin_memory=True)
+            ids, event = here.copy_(ids, non_blocking=True), torch.cuda.Event()
+            event.record()
+        for request in requests:
+            request.pending += 1
+        self._flights.append(Flight(requests, ids, event))
+
+    def _collect(self, flight: Flight) -> None:
+        """Look at the ids that a step chose, and hand on their text."""
+        if flight.event is not None:
+            flight.event.synchronize()
+        for request, token in zip(flight.requests, flight.ids.tolist(), strict=True):
+            if request.ended:
+                continue
+            request.pending -= 1
+            request.chosen.append(token)
+            request.settle()
             piece = request.writing.end("stopped") if request.cancel.is_set() else request.writing.feed(token)
             if piece.finish is not None:
                 self._leave(request)
@@ -249,6 +327,7 @@ class Engine:
         request.slot, request.done = slot, keep
 
     def _leave(self, request: Request) -> None:
+        request.ended = True
         self._active.remove(request)
         if request.slot is not None:
             self._free.append(request.slot)
@@ -271,6 +350,7 @@ class Engine:
 
     def _fail(self, message: str, zh: str) -> None:
         """Everybody who was being served gets the error; what their slots hold cannot be trusted any more."""
+        self._flights.clear()
         for request in list(self._active):
             if request.slot is not None:
                 request.slot.tokens, request.slot.adapter = [], ""

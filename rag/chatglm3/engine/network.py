@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from kb.errors import ModelError
 from rag.chatglm3.engine.cache import SlotCache
-from rag.chatglm3.engine.lora import LoraStack, base_of, check_places
+from rag.chatglm3.engine.lora import LoraStack, base_of, check_places, refresh
+from rag.chatglm3.engine.sampling import send
+from rag.chatglm3.engine.weights import weights_of
 
 if TYPE_CHECKING:
     import torch
@@ -25,48 +27,25 @@ class Product:
     def __init__(self, modules: Sequence[Any], *, numbers: dict[str, int], like: torch.Tensor) -> None:
         import torch
 
-        self._layers = [base_of(module) for module in modules]
-        self._plain = all(type(layer) is torch.nn.Linear for layer in self._layers)
-        self._lora = LoraStack.of(modules, numbers=numbers, like=like)
-        if self._plain:
-            self._weight, self._bias = _fuse(self._layers)
+        self.layers = [base_of(module) for module in modules]
+        """The linear layers themselves."""
+        self.lora = LoraStack.of(modules, numbers=numbers, like=like)
+        plain = all(type(layer) is torch.nn.Linear for layer in self.layers)
+        self._joined = weights_of(self.layers) if plain else None
 
     def __call__(self, inputs: torch.Tensor, adapter: torch.Tensor | None) -> torch.Tensor:
         """*Shape:* (rows, tokens, in) -> (rows, tokens, out). `adapter` None: nobody uses one."""
         import torch
 
-        if self._plain:
-            out = torch.nn.functional.linear(inputs, self._weight, self._bias)
-        elif len(self._layers) == 1:
-            out = self._layers[0](inputs)
+        if self._joined is not None:
+            out = torch.nn.functional.linear(inputs, self._joined.weight, self._joined.bias)
+        elif len(self.layers) == 1:
+            out = self.layers[0](inputs)
         else:
-            out = torch.cat([layer(inputs) for layer in self._layers], dim=-1)
-        if self._lora is None or adapter is None:
+            out = torch.cat([layer(inputs) for layer in self.layers], dim=-1)
+        if self.lora is None or adapter is None:
             return out
-        return self._lora.add(out, inputs=inputs, adapter=adapter)
-
-
-def _fuse(layers: Sequence[Any]) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """One weight and one bias for several layers; the layers keep working, as views."""
-    import torch
-
-    if len(layers) == 1:
-        return layers[0].weight.detach(), None if layers[0].bias is None else layers[0].bias.detach()
-    first = layers[0].weight
-    whole = getattr(first, "_zhiwen_fused", None)
-    if whole is None:
-        weight = torch.cat([layer.weight.detach() for layer in layers])
-        bias = torch.cat([layer.bias.detach() for layer in layers]) if layers[0].bias is not None else None
-        start = 0
-        for layer in layers:
-            end = start + layer.out_features
-            layer.weight.data = weight[start:end]
-            if bias is not None:
-                layer.bias.data = bias[start:end]
-            start = end
-        whole = first._zhiwen_fused = (weight, bias)
-    found: tuple[torch.Tensor, torch.Tensor | None] = whole
-    return found
+        return self.lora.add(out, inputs=inputs, adapter=adapter)
 
 
 class Block:
@@ -100,29 +79,35 @@ class Network:
         loras = [n for n, info in loaded.adapters.items() if info.kind == "lora" and not loaded.merged]
         self.adapters = {name: i for i, name in enumerate(loras)}
         like = torch.empty(0, device=self.device, dtype=self.dtype)
-        self._embed, self._norm, self._head = base.model.embed_tokens, base.model.norm, base.lm_head
-        self._blocks = [Block(layer, numbers=self.adapters, like=like) for layer in base.model.layers]
-        check_places(base, known={i for block in self._blocks for i in block.modules})
+        self.embed, self.norm, self.head = base.model.embed_tokens, base.model.norm, base.lm_head
+        self.blocks = [Block(layer, numbers=self.adapters, like=like) for layer in base.model.layers]
+        check_places(base, known={i for block in self.blocks for i in block.modules})
         self.cache = SlotCache(self.shape, slots=slots, length=context, device=self.device, dtype=self.dtype)
+        self.next_ids = torch.zeros(slots, dtype=torch.long, device=self.device)
+        """The id that every slot goes on with; written by whoever chooses it, on the device."""
         frequency = base.model.rotary_emb.inv_freq.float().to(self.device)
         turns = torch.arange(context + 1, device=self.device).float()[:, None] * frequency
-        self._cos, self._sin = turns.cos().to(self.dtype), turns.sin().to(self.dtype)
+        self.cos, self.sin = turns.cos().to(self.dtype), turns.sin().to(self.dtype)
+
+    def refresh(self) -> None:
+        """Take over the adapters' weights as they stand in the model now (training changes them)."""
+        products = [p for b in self.blocks for p in (b.qkv, b.out, b.gate_up, b.down)]
+        refresh([p.lora for p in products if p.lora is not None])
 
     def adapter_index(self, names: Sequence[str]) -> torch.Tensor | None:
         """Per row the index of its LoRA adapter, -1 for none; None if no row has one."""
-        import torch
-
         numbers = [self.adapters.get(name, -1) for name in names]
-        return torch.tensor(numbers, device=self.device) if max(numbers, default=-1) >= 0 else None
+        return send(numbers, device=self.device) if max(numbers, default=-1) >= 0 else None
 
     def prefill(self, ids: Sequence[int], *, slot: int, start: int, adapter: str) -> torch.Tensor:
         """Run `ids` at positions from `start` in one slot. Returns the logits after the last, (vocabulary,)."""
         import torch
+        from torch.nn.attention.bias import causal_lower_right
 
-        tokens = torch.tensor([list(ids)], device=self.device)
+        tokens = send([list(ids)], device=self.device)
         end = start + tokens.shape[1]
         positions = torch.arange(start, end, device=self.device)
-        mask = None if start == 0 else torch.arange(end, device=self.device)[None, :] <= positions[:, None]
+        mask: Any = None if start == 0 else causal_lower_right(tokens.shape[1], end)
 
         def attend(layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
             keys, values = self.cache.keys[layer], self.cache.values[layer]
@@ -135,7 +120,7 @@ class Network:
             ).transpose(1, 2)
 
         hidden = self._forward(tokens, positions[None, :], self.adapter_index([adapter]), attend)
-        logits: torch.Tensor = self._head(self._norm(hidden[:, -1]))[0]
+        logits: torch.Tensor = self.head(self.norm(hidden[:, -1]))[0]
         return logits
 
     def decode(
@@ -169,7 +154,7 @@ class Network:
             return out.reshape(rows, 1, self.shape.heads, self.shape.head_dim)
 
         hidden = self._forward(ids[:, None], positions[:, None], adapter, attend)
-        logits: torch.Tensor = self._head(self._norm(hidden[:, 0]))
+        logits: torch.Tensor = self.head(self.norm(hidden[:, 0]))
         return logits
 
     def _forward(
@@ -184,9 +169,9 @@ class Network:
 
         shape, size = self.shape, ids.shape
         keys = shape.groups * shape.head_dim
-        cos, sin = self._cos[positions][:, :, None, :], self._sin[positions][:, :, None, :]
-        hidden: torch.Tensor = self._embed(ids)
-        for number, block in enumerate(self._blocks):
+        cos, sin = self.cos[positions][:, :, None, :], self.sin[positions][:, :, None, :]
+        hidden: torch.Tensor = self.embed(ids)
+        for number, block in enumerate(self.blocks):
             qkv = block.qkv(block.norm(hidden), adapter)
             q, k, v = torch.split(qkv, [shape.heads * shape.head_dim, keys, keys], dim=-1)
             q = rotate(q.view(*size, shape.heads, shape.head_dim), cos=cos, sin=sin)

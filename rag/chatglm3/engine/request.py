@@ -28,10 +28,28 @@ class Request:
     slot: Slot | None = None
     done: int = 0
     """Prompt ids that are in the cache."""
-    next_id: int = -1
-    """The id that was chosen last and is not in the cache yet."""
+    steps: int = 0
+    """Decoding steps that were begun: so many ids of the answer are in the cache, or on their way."""
+    pending: int = 0
+    """Ids that the device chose, or will, and that were not looked at yet."""
+    chosen: list[int] = field(default_factory=list)
+    """Ids of the answer as the device chose them, an end id too."""
+    ended: bool = False
     out: queue.SimpleQueue[Piece | GenerationError] = field(default_factory=queue.SimpleQueue)
     random: random.Random = field(default_factory=random.Random)
+
+    @property
+    def may_go_on(self) -> bool:
+        """Whether its next step can begin now, before anybody has seen what the last one chose."""
+        if self.done < len(self.ids) or 1 + self.steps >= self.writing.limit:
+            return False
+        return self.pending == 0 or self.options.repetition_penalty == 1.0
+
+    def settle(self) -> None:
+        """Note in the slot which ids of the answer are in the cache."""
+        if self.slot is not None and self.done == len(self.ids):
+            known = len(self.slot.tokens) - len(self.ids)
+            self.slot.tokens += self.chosen[known : self.steps]
 
 
 class Ticket:
@@ -44,6 +62,11 @@ class Ticket:
     def ids(self) -> list[int]:
         """Ids written so far, the end id not among them."""
         return list(self._request.writing.ids)
+
+    @property
+    def last_id(self) -> int:
+        """The id that was chosen last: after finish "stop" by the model, the one that ended the answer."""
+        return self._request.chosen[-1]
 
     def cancel(self) -> None:
         """End it within one token, with finish "stopped"."""

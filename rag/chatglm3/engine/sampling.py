@@ -34,22 +34,34 @@ def choose(logits: torch.Tensor, *, rows: Sequence[Row]) -> torch.Tensor:
     hot = [i for i, row in enumerate(rows) if row.options.temperature > 0]
     if not hot:
         return greedy
-
-    def column(values: Sequence[float]) -> torch.Tensor:
-        return torch.tensor(values, device=logits.device, dtype=torch.float32)[:, None]
-
     vocabulary = logits.shape[-1]
-    scaled = logits[hot].float() / column([rows[i].options.temperature for i in hot])
+    which = send(hot, device=logits.device)
+    temperature, keep, top_p, chance = send(
+        [
+            [rows[i].options.temperature for i in hot],
+            [float(rows[i].options.top_k or vocabulary) for i in hot],
+            [rows[i].options.top_p for i in hot],
+            [rows[i].chance for i in hot],
+        ],
+        device=logits.device,
+    )[:, :, None]
+    scaled = logits.index_select(0, which).float() / temperature
     ordered, ids = scaled.sort(dim=-1, descending=True)
-    keep = column([rows[i].options.top_k or vocabulary for i in hot])
     ordered = ordered.masked_fill(torch.arange(vocabulary, device=logits.device)[None, :] >= keep, -torch.inf)
     likely = ordered.softmax(dim=-1)
     before = likely.cumsum(dim=-1) - likely
-    likely = likely.masked_fill(before >= column([rows[i].options.top_p for i in hot]), 0.0)
+    likely = likely.masked_fill(before >= top_p, 0.0)
     share = likely.cumsum(dim=-1)
-    at = (share <= column([rows[i].chance for i in hot]) * share[:, -1:]).sum(dim=-1, keepdim=True)
-    greedy[hot] = ids.gather(1, at.clamp(max=vocabulary - 1))[:, 0]
-    return greedy
+    at = (share <= chance * share[:, -1:]).sum(dim=-1, keepdim=True)
+    return greedy.index_copy(0, which, ids.gather(1, at.clamp(max=vocabulary - 1))[:, 0])
+
+
+def send(values: Sequence[object], *, device: torch.device) -> torch.Tensor:
+    """A small tensor on its way to the device; unlike `torch.tensor(device=...)` it waits for nothing."""
+    import torch
+
+    here = torch.tensor(values)
+    return here.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else here
 
 
 def _penalise(logits: torch.Tensor, row: Row) -> None:

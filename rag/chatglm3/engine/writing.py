@@ -30,7 +30,7 @@ class Writing:
     ) -> None:
         self.ids: list[int] = []
         self._tokenizer, self._reader = tokenizer, tokenizer.detokeniser()
-        self._options, self._limit, self._guard = options, limit, guard
+        self._options, self.limit, self._guard = options, limit, guard
         self._header = list(tokenizer.header)
         self._held = ""
         """Text that may be the beginning of a stop string."""
@@ -45,7 +45,7 @@ class Writing:
         text, found = self._cut(self._held + self._text(token))
         if found:
             return Piece(text, "stop", len(self.ids))
-        if len(self.ids) >= self._limit:
+        if len(self.ids) >= self.limit:
             return self._last(text, "length")
         if self._guard and len(self.ids) % 8 == 0 and loops(self.ids):
             return self._last(text, "loop")
