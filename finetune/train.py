@@ -124,6 +124,7 @@ class _Run:
         found = checkpoint.complete(self.folder / "checkpoints")
         if not found:
             self.log.rewind(-1)
+        self.world.wait()  # what a process tells from now on stays
         if self.world.sharded:
             shards.check(self.config)
         self._write("data.json", self.prepared.facts)

@@ -20,6 +20,7 @@ from finetune import checkpoint, events, run
 from finetune.config import from_values
 from finetune.train import train
 from tests.conftest import ROOT
+from tests.tiny_preferences import write_preferences
 from tests.tiny_training import tiny_model, write_facts
 
 KINDS: dict[str, dict[str, Any]] = {
@@ -34,7 +35,9 @@ KINDS: dict[str, dict[str, Any]] = {
         "packing": False,
     },
     "qlora-fsdp": {"finetuning_type": "qlora", "parallel": "fsdp"},
-    "ptuning-ddp": {"finetuning_type": "ptuning", "pre_seq_len": 4, "learning_rate": 1e-2},
+    "rm-ddp": {"stage": "rm", "dataset": "pairs", "predict_with_generate": False},
+    "dpo-ddp": {"stage": "dpo", "dataset": "pairs"},
+    "kto-fsdp": {"stage": "kto", "dataset": "thumbs", "parallel": "fsdp"},
 }
 
 
@@ -96,6 +99,7 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Done]:
     place = tmp_path_factory.mktemp("parallel")
     tiny_model(place / "model")
     write_facts(place / "facts.json")
+    write_preferences(place)
     names = [
         *KINDS,
         "resumed-lora-ddp",
