@@ -203,7 +203,6 @@ def opened(*, device: str = "auto") -> Iterator[World]:
         backend += ",cuda:nccl"
     distributed.init_process_group(backend, timeout=PATIENCE)
     world = World(distributed.get_rank(), size, int(os.environ.get("LOCAL_RANK", "0")))
-    try:
-        yield world
-    finally:
-        distributed.destroy_process_group()
+    yield world
+    # not after an error: taking leave of processes that are gone can take for ever
+    distributed.destroy_process_group()
