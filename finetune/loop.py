@@ -17,7 +17,7 @@ from finetune import checkpoint
 from finetune.config import RunConfig
 from finetune.events import EventLog
 from finetune.memory import Layout
-from finetune.methods import Trainee, checkpoint_layers, compile_layers
+from finetune.methods import Trainee, checkpoint_layers, compile_layers, fuse_layers
 from finetune.optimizer import Optimizer
 from finetune.pack import (
     Batch,
@@ -71,13 +71,8 @@ class Loop:
     # ------------------------------------------------------------ shape of the work
 
     def _shape(self) -> RowShape:
-        return rows_of(
-            self.config,
-            lengths=self.prepared.lengths,
-            layout=self.layout,
-            steps=self.total,
-            ranks=self.world.size,
-        )
+        lengths, ranks = self.prepared.lengths, self.world.size
+        return rows_of(self.config, lengths=lengths, layout=self.layout, steps=self.total, ranks=ranks)
 
     @property
     def per_epoch(self) -> int:
@@ -103,6 +98,9 @@ class Loop:
 
     def setup(self) -> None:
         """Checkpointing and compiling as the layout says."""
+        if self.layout.kernels:
+            self.trainee = fuse_layers(self.trainee, kept=self.layout.kept, resident=self.layout.resident)
+            return
         if self.layout.recompute:
             checkpoint_layers(self.trainee)
         if self.layout.compiled:
@@ -165,6 +163,10 @@ class Loop:
         if layout.tokens > longest and layout.tokens > 2048:
             smaller = replace(layout, tokens=max(longest, layout.tokens // 2))
             zh, en = f"每行缩短为 {smaller.tokens} 个 token", f"rows of {smaller.tokens} tokens"
+        elif layout.kernels and (layout.resident or (layout.kept and can)):
+            smaller = replace(layout, resident=False, recompute=can, kept=0 if can else layout.kept)
+            self.trainee = fuse_layers(self.trainee, kept=smaller.kept, resident=False)
+            zh, en = "开启重算，权重随用随解", "recomputing, weights unpacked when they are needed"
         elif not layout.recompute and can:
             smaller = replace(layout, recompute=True)
             checkpoint_layers(self.trainee)
@@ -274,13 +276,8 @@ class Loop:
 
     def evaluate(self) -> tuple[float, dict[str, float]]:
         """Mean loss of the evaluation set, one document never seeing another, and the objective's measures."""
-        found = measure(
-            self.trainee,
-            self.prepared.evaluation,
-            objective=self.objective,
-            layout=self.layout,
-            world=self.world,
-        )
+        units, objective = self.prepared.evaluation, self.objective
+        found = measure(self.trainee, units, objective=objective, layout=self.layout, world=self.world)
         return found.loss / found.weight, self.objective.report(found.sums)
 
     def judge(self, loss: float) -> bool:

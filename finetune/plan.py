@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import math
-import time
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from finetune.config import RunConfig
+from finetune.kernels import fit
 from finetune.memory import GIB, Layout, MemoryNeed, choose_layout, trainable_count
 from finetune.pack import choose_tokens, pack, row_shape, step_examples, steps_per_epoch
 from finetune.preference_config import SIDES
 from finetune.prepare import Prepared, model_folder, prepare
+from finetune.speed import EFFICIENCY, FUSED, TOGETHER, flops_per_token, matrix_rate
 from finetune.start import with_adapter
 from kb.errors import ModelError
 from rag.chatglm3.memory import ComputeDtype, free_bytes
@@ -22,12 +22,8 @@ from rag.chatglm3.shape import GlmShape, read_native
 if TYPE_CHECKING:
     from finetune.pack import RowShape
 
-EFFICIENCY = {True: 0.60, False: 0.43}
-"""Share of the matrix-product speed that training reached on one H100, compiled or not (first measurements)."""
 COMPILE_FROM = 2_000_000
 """Tokens from which the warm-up of the compiler is won back."""
-TOGETHER = 0.95
-"""Share of their speed that several GPUs keep when they work together (an assumption)."""
 RESERVE = 0.94
 """Share of the free memory that a plan may use: the rest is for the allocator's gaps."""
 
@@ -78,10 +74,15 @@ def total_steps(config: RunConfig, documents: int) -> int:
     return config.train.max_steps or max(1, by_epochs)
 
 
+def is_sharded(config: RunConfig, *, gpus: int) -> bool:
+    """Whether each GPU holds a part of the model."""
+    return gpus > 1 and config.train.parallel == "fsdp"
+
+
 def compiles(config: RunConfig, *, device: str, tokens: int, gpus: int = 1) -> bool:
     """Whether layers are compiled: on a GPU, packed, not sharded, and long enough to be worth it."""
     train = config.train
-    if gpus > 1 and train.parallel == "fsdp":
+    if is_sharded(config, gpus=gpus):
         return False
     if train.compile == "off" or not train.packing or config.method.finetuning_type == "ptuning":
         return False
@@ -119,9 +120,10 @@ def make_plan(
     steps = total_steps(config, len(lengths))
     per_epoch = steps_per_epoch(len(lengths), per_step=config.examples_per_step)
     tokens, run_tokens = sum(lengths), sum(lengths) * steps / per_epoch
-    compiled = compiles(config, device=device, tokens=int(run_tokens), gpus=gpus)
+    kernels = not is_sharded(config, gpus=gpus) and fit.why_not(config, device=device, dtype=dtype) is None
+    compiled = not kernels and compiles(config, device=device, tokens=int(run_tokens), gpus=gpus)
     memory = free or int(free_bytes(device) * RESERVE)
-    layout, found, fits = _layout(shape, config, lengths, dtype, memory, compiled, gpus)
+    layout, found, fits = _layout(shape, config, lengths, dtype, memory, gpus, compiled, kernels)
     changes = () if fits else _changes(shape, config, lengths, dtype, memory, gpus)
     speed = rate or matrix_rate(device, dtype)
     rows = _rows(config, lengths, layout)
@@ -149,7 +151,7 @@ def make_plan(
         seconds=run_tokens
         * max(1.0, padded)
         * flops_per_token(shape, config, layout)
-        / (speed * EFFICIENCY[compiled] * (1 if gpus == 1 else gpus * TOGETHER)),
+        / (speed * (FUSED if kernels else EFFICIENCY[compiled]) * (1 if gpus == 1 else gpus * TOGETHER)),
         gpus=gpus,
         parallel=config.train.parallel,
         changes_zh=tuple(zh for zh, _ in changes),
@@ -171,14 +173,23 @@ def _layout(
     lengths: list[int],
     dtype: ComputeDtype,
     free: int,
-    compiled: bool,
     gpus: int,
+    compiled: bool = False,
+    kernels: bool = False,
 ) -> tuple[Layout, MemoryNeed, bool]:
     longest = max(lengths)
     mean = sum(lengths) / len(lengths) * config.examples_per_step / gpus
     wanted = max(longest, min(32_768, 512 * math.ceil(1.5 * mean / 512)))
     layout, found, fits = choose_layout(
-        shape, config, dtype=dtype, free=free, longest=longest, wanted=wanted, compiled=compiled, gpus=gpus
+        shape,
+        config,
+        dtype=dtype,
+        free=free,
+        longest=longest,
+        wanted=wanted,
+        compiled=compiled,
+        kernels=kernels,
+        gpus=gpus,
     )
     if layout.packed and fits and not config.train.pack_tokens:
         tokens = choose_tokens(
@@ -209,7 +220,7 @@ def _rows(config: RunConfig, lengths: list[int], layout: Layout) -> int:
 
 def rows_of(config: RunConfig, *, lengths: list[int], layout: Layout, steps: int, ranks: int = 1) -> RowShape:
     """The shape of the run's packed rows."""
-    return row_shape(
+    found = row_shape(
         lengths,
         per_step=config.examples_per_step,
         tokens=layout.tokens,
@@ -219,6 +230,7 @@ def rows_of(config: RunConfig, *, lengths: list[int], layout: Layout, steps: int
         ranks=ranks,
         sides=SIDES.get(config.data.stage, 1),
     )
+    return replace(found, unit=64) if layout.kernels else found
 
 
 def _changes(
@@ -256,7 +268,7 @@ def _changes(
     for flag, changed, cut in tries:
         if flag.startswith("--cutoff") and any(o[0].startswith("--cutoff") for o in out):
             continue
-        _, found, fits = _layout(shape, changed, cut, dtype, free, False, gpus)
+        _, found, fits = _layout(shape, changed, cut, dtype, free, gpus)
         if fits:
             gib = f"{found.total / GIB:.1f} GiB"
             out.append((f"{flag}（约需 {gib}）", f"{flag} (needs about {gib})"))
@@ -275,31 +287,6 @@ def need_smallest(
         shape, config, dtype=dtype, free=0, longest=longest, wanted=longest, compiled=False, gpus=gpus
     )
     return found.total
-
-
-def flops_per_token(shape: GlmShape, config: RunConfig, layout: Layout) -> float:
-    """Floating point operations of training on one token. The head works on trained tokens only; counted whole."""
-    whole = shape.parameters - shape.hidden * shape.vocabulary
-    frozen = config.method.finetuning_type in ("qlora", "lora", "ptuning")
-    return whole * (4.0 if frozen else 6.0) + (2.0 * whole if layout.recompute else 0.0)
-
-
-def matrix_rate(device: str, dtype: ComputeDtype, *, clock: Callable[[], float] = time.perf_counter) -> float:
-    """Floating point operations a second of a matrix product, measured in well under a second."""
-    import torch
-
-    size = 8192 if device.startswith("cuda") else 768
-    kind = getattr(torch, dtype)
-    a = torch.randn(size, size, device=device, dtype=kind)
-    best = math.inf
-    for _ in range(4):
-        begin = clock()
-        product = a @ a
-        if device.startswith("cuda"):
-            torch.cuda.synchronize(device)
-        best = min(best, clock() - begin)
-    del product
-    return 2.0 * size**3 / best
 
 
 def does_not_fit(plan: Plan) -> ModelError:

@@ -33,6 +33,7 @@ def check(config: RunConfig) -> None:
         (f"--optim {train.optim}", train.optim != "adamw"),
         ("--precision fp16", train.precision == "fp16"),
         ("--compile on", train.compile == "on"),
+        ("--kernels on", train.kernels == "on"),
     ]
     for flag, there in bad:
         if there:

@@ -18,8 +18,9 @@ from finetune import checkpoint, run
 from finetune.config import RunConfig
 from finetune.events import EventLog
 from finetune.parallel import World, own_device
-from finetune.plan import RESERVE, Plan, make_plan, matrix_rate
+from finetune.plan import RESERVE, Plan, make_plan
 from finetune.prepare import Prepared
+from finetune.speed import matrix_rate
 from kb.errors import ModelError
 
 if TYPE_CHECKING:

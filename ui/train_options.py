@@ -75,6 +75,7 @@ HELP: dict[str, tuple[str, str]] = {
         "多卡：ddp 每卡一份模型；fsdp 每卡一部分",
         "several GPUs: ddp a whole model each; fsdp a part each",
     ),
+    "kernels": ("融合内核（LoRA，打包）", "fused layers for LoRA on packed rows"),
     "logging_steps": ("每几步记录一次", "steps between log lines"),
     "eval_steps": ("每几步评估；0 每轮", "steps between evaluations; 0: every epoch"),
     "save_steps": ("每几步存检查点", "steps between checkpoints"),
