@@ -144,6 +144,7 @@ def test_devices_of_several_processes(monkeypatch: pytest.MonkeyPatch) -> None:
         {"optim": "paged_adamw_8bit"},
         {"precision": "fp16"},
         {"compile": "on"},
+        {"kernels": "on"},
     ],
 )
 def test_options_that_do_not_go_with_shards(values: dict[str, Any]) -> None:

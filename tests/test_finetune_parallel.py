@@ -35,6 +35,7 @@ KINDS: dict[str, dict[str, Any]] = {
         "packing": False,
     },
     "qlora-fsdp": {"finetuning_type": "qlora", "parallel": "fsdp"},
+    "kernels-ddp": {"finetuning_type": "qlora", "kernels": "on"},
     "rm-ddp": {"stage": "rm", "dataset": "pairs", "predict_with_generate": False},
     "dpo-ddp": {"stage": "dpo", "dataset": "pairs"},
     "kto-fsdp": {"stage": "kto", "dataset": "thumbs", "parallel": "fsdp"},

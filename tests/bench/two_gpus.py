@@ -28,10 +28,9 @@ from typing import Any
 from tests.bench.training import REAL, SMALL, documents, write_model
 
 RECIPES: dict[str, dict[str, Any]] = {
-    "auto": {},
+    "auto": {},  # fused layers where they can be used
     "compiled": {"compile": "on"},
-    "plain": {"compile": "off"},
-    "recompute": {"compile": "on", "gradient_checkpointing": "on"},
+    "plain": {"compile": "off", "kernels": "off"},
 }
 CONTESTANTS = {"one": (1, "ddp"), "two": (2, "ddp"), "fsdp": (2, "fsdp")}
 FEW = 5
@@ -157,7 +156,7 @@ def main() -> int:
     parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()) / "zhiwen-bench-model")
     parser.add_argument("--steps", type=int, default=12)
     parser.add_argument("--per-step", type=int, default=128, help="documents of one step")
-    parser.add_argument("--recipe", choices=RECIPES, default="compiled")
+    parser.add_argument("--recipe", choices=RECIPES, default="auto", help="auto: what a run takes by itself")
     parser.add_argument("--only", default=",".join(CONTESTANTS))
     parser.add_argument("--limit", type=float, default=110.0, help="seconds for each contestant")
     parser.add_argument("--tiny", action="store_true", help="two processes on a CPU: does it run?")
