@@ -256,19 +256,16 @@ def _check_preference(config: RunConfig) -> None:
         raise _fail(
             "neftune_noise_alpha", method.neftune_noise_alpha, f"0 with {stage}", f"在 {stage} 时为 0"
         )
+    if stage == "kto" and config.examples_per_step < 2:
+        raise _fail("per_device_train_batch_size", 1, "2 or more with kto", "在 kto 时不小于 2")
     if stage == "rm" and config.train.predict_with_generate:
         raise _fail(
             "predict_with_generate", True, "off with rm, which says nothing", "在 rm 时关闭：它不会说话"
         )
 
 
-_PARTS: dict[str, Any] = {
-    "data": DataConfig,
-    "method": MethodConfig,
-    "train": TrainConfig,
-    "preference": PreferenceConfig,
-    "ppo": PpoConfig,
-}
+_PARTS: dict[str, Any] = {"data": DataConfig, "method": MethodConfig, "train": TrainConfig}
+_PARTS |= {"preference": PreferenceConfig, "ppo": PpoConfig}
 
 
 def option_types() -> dict[str, Any]:

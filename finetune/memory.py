@@ -70,12 +70,13 @@ def linear_sizes(shape: GlmShape) -> dict[str, tuple[int, int]]:
 def trainable_count(shape: GlmShape, config: RunConfig) -> int:
     """Number of trained weights."""
     method, sizes = config.method, linear_sizes(shape)
+    head = shape.hidden if config.data.stage == "rm" else 0
     match method.finetuning_type:
         case "full":
-            return shape.parameters
+            return shape.parameters + (head - shape.hidden * shape.vocabulary if head else 0)
         case "freeze":
             whole = shape.parameters - shape.hidden * (2 * shape.vocabulary + 1)
-            return whole // shape.layers * min(method.freeze_trainable_layers, shape.layers)
+            return whole // shape.layers * min(method.freeze_trainable_layers, shape.layers) + head
         case "ptuning":
             width = shape.groups * shape.head_dim
             out = 2 * shape.layers * width
@@ -89,7 +90,7 @@ def trainable_count(shape: GlmShape, config: RunConfig) -> int:
                 method.lora_rank * (inputs + outputs) + (outputs if method.use_dora else 0)
                 for inputs, outputs in chosen
             )
-            return each * shape.layers
+            return each * shape.layers + head
 
 
 def trained_bytes(shape: GlmShape, config: RunConfig, *, dtype: ComputeDtype) -> int:

@@ -14,7 +14,7 @@ from finetune.pack import choose_tokens, pack, row_shape, step_examples, steps_p
 from finetune.preference_config import SIDES
 from finetune.prepare import Prepared, model_folder, prepare
 from finetune.speed import EFFICIENCY, FUSED, TOGETHER, flops_per_token, matrix_rate
-from finetune.start import with_adapter
+from finetune.start import with_start
 from kb.errors import ModelError
 from rag.chatglm3.memory import ComputeDtype, free_bytes
 from rag.chatglm3.shape import GlmShape, read_native
@@ -105,7 +105,7 @@ def make_plan(
     from rag.chatglm3.chat import open_tokenizer
     from rag.chatglm3.load import choose_device, choose_dtype
 
-    config = with_adapter(config)
+    config = with_start(config)
     if config.data.stage == "ppo":
         from finetune.ppo.plan import ppo_plan
 
@@ -259,9 +259,10 @@ def _changes(
         tries.append(("--finetuning-type qlora", replace(config, method=small_method), lengths))
     if gpus > 1 and train.parallel == "ddp" and method.finetuning_type != "ptuning":
         tries.append(("--parallel fsdp", replace(config, train=replace(train, parallel="fsdp")), lengths))
-    cutoff = max(lengths) // 2
+    sides = SIDES.get(data.stage, 1)
+    cutoff = max(lengths) // 2 // sides
     while cutoff >= 128:
-        cut = [min(n, cutoff) for n in lengths]
+        cut = [min(n, sides * cutoff) for n in lengths]
         tries.append((f"--cutoff-len {cutoff}", replace(config, data=replace(data, cutoff_len=cutoff)), cut))
         cutoff //= 2
     out: list[tuple[str, str]] = []

@@ -17,6 +17,7 @@ from finetune.encode import EncodeReport, Limits, encode_all, messages_of
 from finetune.encode_judged import encode_judged
 from finetune.pack import Unit
 from finetune.preference_config import PREFERENCE_STAGES
+from finetune.start import base_of
 from kb.errors import DataError, SettingsError
 from rag.chatglm3.folder import sha256_of
 from rag.types import Message
@@ -160,7 +161,12 @@ def left_out(prepared: Prepared) -> list[tuple[str, str]]:
 
 
 def with_model(config: RunConfig, *, home: Path) -> RunConfig:
-    """The config with "tiny" replaced by the folder of a tiny random model, built from the data if it is not there."""
+    """The config with "tiny" replaced by the folder of a tiny random model, built from the data if it is not there.
+
+    Where an adapter is gone on from and no model is named, the model is the adapter's own.
+    """
+    if config.data.model_name_or_path in ("", "tiny") and (base := base_of(config)):
+        return replace(config, data=replace(config.data, model_name_or_path=base))
     if config.data.model_name_or_path != "tiny":
         return config
     from finetune import tiny

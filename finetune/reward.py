@@ -13,6 +13,8 @@ peft_model.set_adapter("reward"); head(hidden_of_last_tokens)          # float32
 from __future__ import annotations
 
 import json
+import logging
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -27,6 +29,7 @@ from rag.types import Message
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from finetune.data.types import Preference
     from finetune.methods import Trainee
     from finetune.pack import Batch
     from rag.chatglm3.chat import ChatTokenizer
@@ -178,6 +181,11 @@ class RewardModel:
         """A score for each conversation that ends with an answer; higher is better."""
         return self.score_ids([self.tokenizer.example(messages).ids for messages in conversations])
 
+    def score_answers(self, question: str, answers: Sequence[str]) -> list[float]:
+        """A score for each answer to one question."""
+        asked = Message("user", question)
+        return self.score([(asked, Message("assistant", answer)) for answer in answers])
+
     def score_ids(self, ids: Sequence[Sequence[int]]) -> list[float]:
         """The same of token ids (prompt, answer and its end)."""
         from finetune.encode import Encoded
@@ -197,6 +205,21 @@ class RewardModel:
         return out
 
 
+def measure_pairs(model: RewardModel, examples: Sequence[Preference]) -> dict[str, float]:
+    """Share of pairs in the right order (accuracy) and mean difference of the scores (margin)."""
+    from finetune.data.types import Conversation, Turn
+    from finetune.encode import messages_of
+
+    sides = [
+        messages_of(Conversation((*e.turns, Turn("assistant", answer)), e.system, e.tools))
+        for e in examples
+        for answer in (e.chosen, e.rejected)
+    ]
+    scores = np.asarray(model.score(sides)).reshape(-1, 2)
+    ahead = scores[:, 0] - scores[:, 1]
+    return {"accuracy": float((ahead > 0).mean()), "margin": float(ahead.mean())}
+
+
 def load_reward(
     folder: Path, *, base: Path | None = None, device: str = "", quantise: Quantise = "none"
 ) -> RewardModel:
@@ -213,6 +236,7 @@ def load_reward(
             f"{folder} is no reward model. Train one with --stage rm.",
             zh=f"{folder} 不是奖励模型。请用 --stage rm 训练一个。",
         )
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it misses an optional package aloud
     how = LoadConfig(device=device, quantise=quantise, cached_tokens=0)
     if not (folder / "adapter_config.json").is_file():
         loaded = load(folder, config=how, head="score")
@@ -233,7 +257,9 @@ def _with_adapter(judge: Any, loaded: LoadedModel, folder: Path) -> Trainee:
     from finetune import attention
     from finetune.methods import Trainee
 
-    model = PeftModel.from_pretrained(judge, folder, autocast_adapter_dtype=False).eval()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # PEFT asks transformers by an old name
+        model = PeftModel.from_pretrained(judge, folder, autocast_adapter_dtype=False).eval()
     dtype = getattr(torch, loaded.dtype)
     for name, parameter in model.named_parameters():
         if ".lora_" in name or ".score." in name:

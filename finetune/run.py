@@ -22,7 +22,6 @@ from typing import Any, Literal, cast
 
 from finetune import checkpoint, events
 from finetune.config import RunConfig, from_values
-from finetune.start import with_adapter
 from kb.errors import DataError, ModelError
 
 State = Literal["new", "running", "stopped", "done", "failed", "killed"]
@@ -68,7 +67,9 @@ class RunInfo:
 
 def create(config: RunConfig, *, parent: Path | None = None) -> Path:
     """A new run folder `<name>-<time>` with the config in it, its adapters found. Nothing runs yet."""
-    config, parent = with_adapter(config), parent or Path(config.output_dir)
+    from finetune.start import with_start  # it reads runs, too
+
+    config, parent = with_start(config), parent or Path(config.output_dir)
     stamp = time.strftime("%Y%m%d-%H%M%S")
     for number in range(100):
         folder = parent / (f"{config.name}-{stamp}" + (f"-{number + 1}" if number else ""))

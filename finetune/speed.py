@@ -18,15 +18,22 @@ FUSED = 0.65
 """The same with fused layers."""
 TOGETHER = 0.95
 """Share of their speed that several GPUs keep when they work together (an assumption)."""
+PASSES = {"dpo": 1, "kto": 3}
+"""Passes without gradients: the reference (once for all epochs; counted in each), and for kto twice the answers that
+do not belong to their questions."""
 
 
 def flops_per_token(shape: GlmShape, config: RunConfig, layout: Layout) -> float:
-    """Floating point operations of training on one token. The head works on trained tokens only; counted whole."""
+    """Floating point operations of training on one token, passes that only measure included.
+
+    The head works on trained tokens only; counted whole.
+    """
     whole = shape.parameters - shape.hidden * shape.vocabulary
+    measured = 2.0 * PASSES.get(config.data.stage, 0)
     if layout.kernels:
-        return whole * fit.cost(shape, layout)
+        return whole * (fit.cost(shape, layout) + measured)
     frozen = config.method.finetuning_type in ("qlora", "lora", "ptuning")
-    return whole * (4.0 if frozen else 6.0) + (2.0 * whole if layout.recompute else 0.0)
+    return whole * ((4.0 if frozen else 6.0) + (2.0 if layout.recompute else 0.0) + measured)
 
 
 def matrix_rate(device: str, dtype: ComputeDtype, *, clock: Callable[[], float] = time.perf_counter) -> float:

@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from finetune import run
 from finetune.config import RunConfig
 from kb.errors import ModelError, SettingsError
 
@@ -25,36 +26,38 @@ REFERENCE = "reference"
 """PEFT's name of the frozen copy of what the run started from."""
 
 
-def adapter_at(text: str, *, flag: str) -> Path:
-    """The adapter folder that a path means: the folder itself, a run, or the newest finished run of that name.
+def made_at(text: str, *, flag: str, kind: str = run.ADAPTER) -> Path:
+    """The adapter (or `kind`: model) folder that a path means: itself, a run's, or that of the newest finished run so named.
 
     runs/line-sft finds runs/line-sft-20261121-120000/adapter. Raises ModelError.
     """
-    from finetune import run
-
     path = Path(text).expanduser()
-    for folder in (path, path / run.ADAPTER):
-        if (folder / "adapter_config.json").is_file():
-            return folder
-    named = [r for r in run.list_runs(path.parent) if r.name == path.name and r.state == "done"]
-    found = next((r.adapter for r in named if r.adapter and r.adapter.name == run.ADAPTER), None)
+    file = "adapter_config.json" if kind == run.ADAPTER else "config.json"
+    if kind == run.ADAPTER and (path / file).is_file():
+        return path
+    if (path / kind / file).is_file():
+        return path / kind
+    named = (r for r in run.list_runs(path.parent) if r.name == path.name and r.state == "done")
+    found = next((r.adapter for r in named if r.adapter and r.adapter.name == kind), None)
     if found is None:
         raise ModelError(
-            f"{flag} {text}: there is no adapter and no finished run of that name.",
-            zh=f"{flag} {text}：那里没有适配器，也没有同名的已完成运行。",
+            f"{flag} {text}: there is no {kind} and no finished run of that name.",
+            zh=f"{flag} {text}：那里没有{'适配器' if kind == run.ADAPTER else '模型'}，也没有同名的已完成运行。",
         )
     return found
 
 
-def with_adapter(config: RunConfig) -> RunConfig:
-    """The config with `adapter` and `reward_model` as folders, and the adapter's own rank, alpha and targets.
+def with_start(config: RunConfig) -> RunConfig:
+    """The config with what it starts from as folders, and the adapter's own rank, alpha and targets.
 
-    Raises ModelError if there is none or it cannot be gone on with; SettingsError with a method that has no LoRA.
+    A run that trained all weights may be named as the model. Raises ModelError if something is not there or cannot be gone
+    on with; SettingsError with a method that has no LoRA.
     """
-    data = config.data
+    config = _with_model(config)
     if config.ppo.reward_model:
-        reward = str(adapter_at(config.ppo.reward_model, flag="--reward-model").resolve())
+        reward = str(made_at(config.ppo.reward_model, flag="--reward-model").resolve())
         config = replace(config, ppo=replace(config.ppo, reward_model=reward))
+    data = config.data
     if not data.adapter:
         return config
     if config.method.finetuning_type not in ("qlora", "lora"):
@@ -64,7 +67,7 @@ def with_adapter(config: RunConfig) -> RunConfig:
             zh=f"--adapter 接着训练 LoRA 适配器：请用 qlora 或 lora，而不是 {config.method.finetuning_type}。要从那里训练"
             "全部权重，请先合并：zhiwen models export --adapter，再 zhiwen models convert。",
         )
-    folder = adapter_at(data.adapter, flag="--adapter")
+    folder = made_at(data.adapter, flag="--adapter")
     own = read_shape(folder)
     method = replace(
         config.method,
@@ -75,6 +78,27 @@ def with_adapter(config: RunConfig) -> RunConfig:
         use_dora=bool(own.get("use_dora")),
     )
     return replace(config, method=method, data=replace(data, adapter=str(folder.resolve())))
+
+
+def _with_model(config: RunConfig) -> RunConfig:
+    """`model_name_or_path` may name a run that trained a whole model."""
+    name = config.data.model_name_or_path
+    path = Path(name).expanduser()
+    if name in ("", "tiny") or (path / "config.json").is_file():
+        return config
+    if not (path / run.MODEL).is_dir() and all(r.name != path.name for r in run.list_runs(path.parent)):
+        return config
+    model = made_at(name, flag="--model-name-or-path", kind=run.MODEL).resolve()
+    return replace(config, data=replace(config.data, model_name_or_path=str(model)))
+
+
+def base_of(config: RunConfig) -> str:
+    """The base model that the adapter to go on from was trained on, as its train.json says; "" without one."""
+    from finetune.adapters import read_train
+
+    if not config.data.adapter:
+        return ""
+    return str(read_train(made_at(config.data.adapter, flag="--adapter")).get("base_folder", ""))
 
 
 def read_shape(folder: Path) -> dict[str, Any]:
@@ -98,7 +122,7 @@ def read_shape(folder: Path) -> dict[str, Any]:
 
 def fill(model: Any, folder: Path, *, name: str, base: Path) -> None:
     """Put a folder's weights into the adapter `name` of a PEFT model. Raises ModelError if they do not fit."""
-    from peft import set_peft_model_state_dict
+    from peft import get_peft_model_state_dict, set_peft_model_state_dict
     from safetensors.torch import load_file
 
     from rag.chatglm3.adapters import check_base, check_lora_keys, read_adapter
@@ -107,7 +131,10 @@ def fill(model: Any, folder: Path, *, name: str, base: Path) -> None:
     check_base(info, base=base)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        state = load_file(folder / "adapter_model.safetensors")
+        state: dict[str, Any] = get_peft_model_state_dict(  # what a reward model has besides: its head, new
+            model, adapter_name=name, save_embedding_layers=False
+        )
+        state |= load_file(folder / "adapter_model.safetensors")
         try:
             set_peft_model_state_dict(model, state, adapter_name=name)
         except RuntimeError as error:

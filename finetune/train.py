@@ -154,10 +154,6 @@ class _Run:
         loaded = open_base(self.config, folder=model_folder(self.config), device=self.plan.device)
         trainee = attach(loaded, config=self.config)
         objective = objective_of(self.config)
-        self.prepared = with_reference(
-            self.prepared, objective=objective, trainee=trainee, layout=self.plan.layout, steps=self.plan.steps,
-            config=self.config, folder=self.folder, log=self.log, world=self.world,
-        )  # fmt: skip
         if self.world.sharded:
             trainee = shards.shard(trainee, world=self.world)
         loop = Loop(
@@ -165,6 +161,12 @@ class _Run:
             total=self.plan.steps, log=self.log, objective=objective, world=self.world,
         )  # fmt: skip
         loop.setup()
+        loop.prepared = self.prepared = loop.trainee.within(
+            lambda: with_reference(
+                self.prepared, objective=objective, trainee=loop.trainee, layout=loop.layout, steps=loop.total,
+                config=self.config, folder=self.folder, log=self.log, world=self.world,
+            )
+        )  # fmt: skip
         return loop
 
     # ------------------------------------------------------------ along the way

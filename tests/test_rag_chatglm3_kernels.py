@@ -51,7 +51,7 @@ def steps(
     kept = network.cache.keys.clone(), network.cache.values.clone()
     network.next_ids.copy_(torch.arange(rows) * 37 % 700 + 5)
     layers = [layers_of(block) for block in network.blocks]
-    step = FastStep(network, layers, rows=rows, lora=lora, overlap=False)
+    step = FastStep(network, layers, rows=rows, lora=lora)
     step.inputs.copy_(torch.tensor([positions, list(range(rows)), adapters]))
     with torch.inference_mode():
         step.run()
@@ -86,8 +86,11 @@ def test_a_step_is_that_of_torch(base: Path, tmp_path: Path, device: str, quanti
     config = LoadConfig(quantise=quantise, device=device, dtype="fp32")
     loaded = load(base, adapters=adapters, config=config)
     positions = [300, 0, 127, 512, 511][:rows]
+    exact = (
+        1e-4 if quantise == "none" or device == "cpu" else 2e-3
+    )  # nf4's numbers in registers are 0.11 % off
     plain = steps(loaded, rows=rows, lora=False, positions=positions, adapters=[-1] * rows)
-    assert close(*plain, within=1e-4)
+    assert close(*plain, within=exact)
     with_lora = steps(loaded, rows=rows, lora=True, positions=positions, adapters=[1, 0, -1, -1, 1][:rows])
-    assert close(*with_lora, within=1e-4)
+    assert close(*with_lora, within=exact)
     assert not close(plain[0], with_lora[0], within=0.01)

@@ -216,7 +216,7 @@ def add_show(parser: argparse.ArgumentParser) -> None:
         default=1024,
         help=pick("最长 token 数", "tokens at the most"),
     )
-    parser.add_argument("--stage", choices=("sft", "pt"), default="sft")
+    parser.add_argument("--stage", choices=("sft", "pt", "rm", "dpo", "kto"), default="sft")
     parser.add_argument(
         "--no-color", action="store_true", help=pick("不用颜色，用 ⟦⟧ 标出", "⟦⟧ instead of colours")
     )
@@ -227,14 +227,17 @@ def show(args: argparse.Namespace) -> int:
     """0 done."""
     from finetune.data.load import load_sets
     from finetune.encode import Limits, encode_all
+    from finetune.encode_judged import encode_judged
+    from finetune.pack import documents_of
+    from finetune.preference_config import PREFERENCE_STAGES
 
     loaded = load_sets(args.dataset, folder=args.folder)
     examples = loaded.examples[: args.count]
     with tempfile.TemporaryDirectory() as scratch:
         tokenizer = _tokenizer(args, Path(scratch), loaded.examples)
-        encoded, _ = encode_all(
-            examples, stage=args.stage, tokenizer=tokenizer, limits=Limits(args.cutoff_len)
-        )
+        encode: Any = encode_judged if args.stage in PREFERENCE_STAGES else encode_all
+        units, _ = encode(examples, stage=args.stage, tokenizer=tokenizer, limits=Limits(args.cutoff_len))
+        encoded = documents_of(units)
     if args.json:
         print(json.dumps([_as_json(one, tokenizer) for one in encoded], ensure_ascii=False))
         return 0

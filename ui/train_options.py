@@ -130,10 +130,8 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--gpu", dest="option_device", metavar="N", help=pick("用哪块显卡", "which GPU"))
 
 
-def read_config(file: Path | None, args: argparse.Namespace, *, model: str = "") -> RunConfig:
-    """The file's values, then the flags. `model`: base to use if nobody names one. Raises SettingsError."""
+def read_config(file: Path | None, args: argparse.Namespace) -> RunConfig:
+    """The file's values, then the flags. Raises SettingsError."""
     values = read_toml(file) if file is not None else {}
     values |= given_options(args)
-    if not values.get("model_name_or_path"):
-        values["model_name_or_path"] = model
     return from_values(values)

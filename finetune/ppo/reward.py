@@ -10,7 +10,7 @@ import numpy as np
 
 from finetune.forward import hidden_states
 from finetune.ppo.prompts import Answer, document
-from finetune.start import POLICY, switched
+from finetune.start import switched
 
 if TYPE_CHECKING:
     from finetune.ppo.policy import Policy
@@ -31,15 +31,15 @@ class AdapterReward:
     """An rm run's adapter beside the policy's, on the same weights."""
 
     def __init__(self, policy: Policy, folder: Path, *, end_id: int) -> None:
+        from finetune import run
         from finetune.reward import add_reward
-        from rag.chatglm3.adapters import check_base, read_adapter
+        from rag.chatglm3.adapters import TRAIN_FILE, AdapterInfo, check_base
 
-        trainee = policy.trainee
-        check_base(read_adapter(folder), base=trainee.loaded.folder)
+        trainee, about = policy.trainee, folder / TRAIN_FILE
+        known = str(run.read_json(about).get("base_hash", "")) if about.is_file() else ""
+        check_base(AdapterInfo(folder.name, folder, "lora", known), base=trainee.loaded.folder)
         self.policy, self.end_id = policy, end_id
         self.head = add_reward(trainee.model, folder, name=REWARD)
-        with switched(trainee, POLICY):
-            pass  # the policy is what is trained, whatever the loader left
 
     def __call__(self, answers: Sequence[Answer]) -> list[float]:
         """The head's score of each answer's last token.

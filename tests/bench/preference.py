@@ -85,18 +85,18 @@ def ours(folder: Path, shape: GlmShape, *, recipe: str, steps: int, compiled: st
     result = Result(recipe)
     if plan.device.startswith("cuda"):
         torch.cuda.reset_peak_memory_stats()
-    begin = time.perf_counter()
-    prepared = with_reference(
-        prepared, objective=objective, trainee=trainee, layout=plan.layout, steps=steps, config=config,
-        folder=place_of, log=log,
-    )  # fmt: skip
-    if config.data.stage == "dpo":
-        result.reference_seconds = time.perf_counter() - begin
     loop = Loop(
         place_of, config=config, prepared=prepared, trainee=trainee, layout=plan.layout, total=steps, log=log,
         objective=objective,
     )  # fmt: skip
     loop.setup()
+    begin = time.perf_counter()
+    loop.prepared = with_reference(
+        prepared, objective=objective, trainee=loop.trainee, layout=loop.layout, steps=steps, config=config,
+        folder=place_of, log=log,
+    )  # fmt: skip
+    if config.data.stage == "dpo":
+        result.reference_seconds = time.perf_counter() - begin
     marks = [time.perf_counter()]
     loop.train(after=lambda: marks.append(time.perf_counter()), stop=lambda: False)
     found = [e for e in read(place_of) if e["event"] == "step"]

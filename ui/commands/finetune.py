@@ -78,7 +78,9 @@ def run(args: argparse.Namespace) -> int:
         return _train(args.resume, gpus=args.gpus)
     settings = arguments.settings_of(args)
     base = settings.generator.model if settings.generator.kind == "chatglm3" else ""
-    config = with_model(read_config(args.config, args, model=base), home=settings.home)
+    config = with_model(read_config(args.config, args), home=settings.home)
+    if not config.data.model_name_or_path:
+        config = replace(config, data=replace(config.data, model_name_or_path=base))
     if args.plan:
         return _plan(config, as_json=args.json, gpus=args.gpus)
     _check_gpus(config, args.gpus)
@@ -141,6 +143,11 @@ def _train(folder: Path, *, gpus: int) -> int:
     rows = ", ".join(f"{name} {value:.4g}" for name, value in metrics.items())
     print(pick(f"完成。{rows}", f"Done. {rows}"))
     base = config.data.model_name_or_path
+    if config.data.stage == "rm":
+        print(pick(f"奖励模型：{adapter}", f"Reward model: {adapter}"))
+        print(pick("给回答打分：", "Score answers with it:"))
+        print(f"  zhiwen score {adapter} " + pick("问题 回答1 回答2", "QUESTION ANSWER1 ANSWER2"))
+        return 0
     if adapter.name == "model":
         print(pick(f"模型文件夹：{adapter}", f"Model folder: {adapter}"))
         base, flag = str(adapter), ""

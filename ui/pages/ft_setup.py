@@ -33,6 +33,9 @@ METHODS = {
 STAGES = {
     "sft": ("问答（监督微调）", "Questions and answers (SFT)"),
     "pt": ("纯文本（继续预训练）", "Plain text (continued pretraining)"),
+    "dpo": ("偏好（DPO）", "Preferences (DPO)"),
+    "kto": ("好评差评（KTO）", "Thumbs up and down (KTO)"),
+    "rm": ("奖励模型", "Reward model"),
 }
 
 

@@ -9,17 +9,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from rag.chatglm3.engine.weights import INT8, NF4, PLAIN, NotForKernels, Weights, weights_of
+from rag.chatglm3.engine.weights import INT8, NF4, NotForKernels, Weights, weights_of
 
 if TYPE_CHECKING:
     import torch
 
+    from rag.chatglm3.engine.lora import LoraStack
     from rag.chatglm3.engine.network import Block, Network
 
 MOST_ROWS = 64
-PIECES = 64
+PIECES = 128
 """The cache of a slot is looked at in at most so many pieces, by as many programs."""
-SHORTEST_PIECE = 128
+SHORTEST_PIECE = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,15 +34,13 @@ class Tiles:
 
 
 SINGLE = {
-    PLAIN: Tiles(2, 4096, 4),
-    NF4: Tiles(4, 4096, 4),
-    INT8: Tiles(4, 4096, 4),
+    "plain": Tiles(2, 4096, 4),
+    "plain, long": Tiles(2, 2048, 4),
+    "nf4": Tiles(4, 4096, 4),
+    "nf4, long": Tiles(4, 2048, 2),
 }
-SEVERAL = {
-    PLAIN: Tiles(16, 256, 4, 4),
-    NF4: Tiles(32, 128, 4, 2),
-    INT8: Tiles(16, 256, 4, 4),
-}
+"""Measured; "long" is for products with more inputs than outputs, and for square ones."""
+SEVERAL = Tiles(16, 256, 2, 4)
 
 
 def why_not(network: Network) -> str:
@@ -74,27 +73,38 @@ class Layer:
 
 
 def layers_of(block: Block) -> Layer:
-    """The weights of one layer, joined where they share their input."""
+    """The weights of one layer, joined where they share their input. Raises NotForKernels."""
     products = [
         weights_of(product.layers, lora=product.lora)
         for product in (block.qkv, block.out, block.gate_up, block.down)
     ]
+    for weights in products:
+        _must_be_known(weights)
     return Layer(block.norm.weight.detach(), block.second_norm.weight.detach(), *products)
+
+
+def _must_be_known(weights: Weights) -> None:
+    """nf4's numbers are written into the kernel. Raises NotForKernels for others."""
+    import torch
+
+    from rag.chatglm3.engine.kernels.nf4 import NUMBERS
+
+    if weights.table is not None and not torch.allclose(
+        weights.table.cpu(), torch.tensor(NUMBERS), atol=1e-6, rtol=0
+    ):
+        raise NotForKernels("4-bit weights with another table of numbers")
 
 
 class FastStep:
     """A step for `rows` rows. `positions`, `slots`, `adapter` are read and `ids`, `logits` written at fixed addresses."""
 
-    def __init__(
-        self, network: Network, layers: list[Layer], *, rows: int, lora: bool, overlap: bool
-    ) -> None:
+    def __init__(self, network: Network, layers: list[Layer], *, rows: int, lora: bool) -> None:
         import torch
 
         if rows > MOST_ROWS:
             raise NotForKernels(f"{rows} rows at once")
         shape, device, dtype = network.shape, network.device, network.dtype
         self._network, self._layers, self._rows, self._lora = network, layers, rows, lora
-        self._overlap = overlap
         self._head = weights_of([network.head])
         self.ids = torch.zeros(rows, dtype=torch.long, device=device)
         self.inputs = torch.zeros(3, rows, dtype=torch.long, device=device)
@@ -119,71 +129,150 @@ class FastStep:
         self._top, self._sum = empty(*parts, kind=torch.float32), empty(*parts, kind=torch.float32)
         ranks = max((w.lora.down.shape[0] for x in layers for w in _products(x) if w.lora), default=1)
         self._ranks = empty(rows, ranks, kind=torch.float32)
+        self._flags = empty(4 * len(layers), kind=torch.int32)
+        self._epoch = empty(1, kind=torch.int32)
+        self._normed = empty(rows, shape.hidden)
+        packed = [w for x in layers for w in _products(x) if w.kind == NF4] if rows > 1 else []
+        self._scratch = empty(max((w.outputs * w.inputs for w in packed), default=1))
+        """nf4 with several rows: the weights of one product at a time in the model's dtype."""
+        self._assemble = device.type == "cuda"
+        if packed or layers[0].qkv.kind == NF4:
+            from rag.chatglm3.engine.kernels.nf4 import ALPHA, NUMBERS, words
+
+            self._words = words()
+            self._table = torch.tensor(NUMBERS, device=device) * ALPHA
 
     def run(self) -> None:
-        """One token for every row: its id from `next_ids` in, logits and the likeliest id out. No synchronisation."""
+        """One token for every row: its id from `next_ids` in, logits out. No synchronisation."""
         import torch
 
         network = self._network
         torch.index_select(network.next_ids, 0, self.slots, out=self.ids)
         torch.index_select(network.embed.weight, 0, self.ids, out=self._hidden)
+        self._epoch += 1
         hidden = self._hidden
         for number, layer in enumerate(self._layers):
-            self._product(hidden, layer.qkv, self._qkv, norm=layer.norm)
+            flags = self._flags[4 * number :]
+            self._product(hidden, layer.qkv, self._qkv, flags, norm=layer.norm)
             self._attend(number)
-            self._product(self._mixed, layer.out, hidden, residual=hidden)
-            self._product(hidden, layer.gate_up, self._inner, norm=layer.second_norm, swiglu=True)
-            self._product(self._inner, layer.down, hidden, residual=hidden)
-        self._product(hidden, self._head, self.logits, norm=network.norm.weight)
+            self._product(self._mixed, layer.out, hidden, flags[1:], residual=hidden)
+            self._product(hidden, layer.gate_up, self._inner, flags[2:], norm=layer.second_norm, swiglu=True)
+            self._product(self._inner, layer.down, hidden, flags[3:], residual=hidden)
+        self._product(hidden, self._head, self.logits, self._flags, norm=network.norm.weight)
 
     def _product(
         self,
         x: torch.Tensor,
         weights: Weights,
         out: torch.Tensor,
+        flag: torch.Tensor,
         *,
         norm: torch.Tensor | None = None,
         residual: torch.Tensor | None = None,
         swiglu: bool = False,
     ) -> None:
-        from rag.chatglm3.engine.kernels.product import adapters_down, several, single
-
-        outputs = weights.outputs // 2 if swiglu else weights.outputs
-        epsilon, ranks, any_tensor = self._network.shape.epsilon, 0, x
-        pdl: dict[str, Any] = {"PDL": True, "launch_pdl": True} if self._overlap else {"PDL": False}
-        up: torch.Tensor | None = None
-        if self._lora and weights.lora is not None:
-            stack, up = weights.lora, weights.lora.up
-            ranks = stack.down.shape[0]
-            adapters_down[(ranks, self._rows)](
-                x, any_tensor if norm is None else norm, stack.down, stack.owner, self.adapter, self._ranks, epsilon,
-                K=weights.inputs, NORM=norm is not None, RANKS=ranks, BK=2048, num_warps=4, **pdl,
-            )  # fmt: skip
-
-        def or_any(tensor: torch.Tensor | None) -> torch.Tensor:
-            return any_tensor if tensor is None else tensor
-
-        read = (
-            x, or_any(norm), weights.weight, or_any(weights.scales), or_any(weights.code), or_any(weights.outer),
-            or_any(weights.offset), or_any(weights.table), or_any(weights.bias), or_any(residual), self._ranks, or_any(up),
-            out, epsilon,
-        )  # fmt: skip
-        kind: dict[str, Any] = {
-            "N": outputs, "K": weights.inputs, "KIND": weights.kind, "NORM": norm is not None,
+        lora = weights.lora if self._lora else None
+        ranks = 0 if lora is None else lora.down.shape[0]
+        what: dict[str, Any] = {
+            "N": weights.outputs // 2 if swiglu else weights.outputs, "K": weights.inputs,
             "BIAS": weights.bias is not None, "RESIDUAL": residual is not None, "SWIGLU": swiglu,
             "RANKS": ranks, "WIDE": max(16, 1 << (ranks - 1).bit_length()) if ranks else 16,
         }  # fmt: skip
-        if self._rows == 1:
-            cut = SINGLE[weights.kind]
-            inputs = min(cut.inputs, max(64, 1 << (weights.inputs - 1).bit_length()))
-            single[(-(-outputs // cut.outputs),)](
-                *read, **kind, BN=cut.outputs, BK=inputs, num_warps=cut.warps, **pdl
+        bias = x if weights.bias is None else weights.bias
+        left = x if residual is None else residual
+        if self._rows > 1:
+            self._several(x, weights, bias, left, out, lora, norm, what)
+        elif weights.kind == NF4:
+            self._four_bits(x, weights, bias, left, out, lora, norm, flag, what)
+        else:
+            self._plain(x, weights, bias, left, out, lora, norm, flag, what)
+
+    def _adapters(self, lora: LoraStack | None, flag: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """What a single row's kernel reads of the adapters."""
+        if lora is None:
+            return flag, flag, flag, flag, self._ranks, flag, flag
+        return lora.down, lora.up, lora.owner, self.adapter, self._ranks, flag, self._epoch
+
+    def _plain(
+        self,
+        x: Any,
+        weights: Weights,
+        bias: Any,
+        left: Any,
+        out: Any,
+        lora: Any,
+        norm: Any,
+        flag: Any,
+        what: Any,
+    ) -> None:
+        from rag.chatglm3.engine.kernels.single import plain
+
+        cut = SINGLE["plain, long" if weights.inputs >= weights.outputs else "plain"]
+        inputs = min(cut.inputs, max(64, 1 << (weights.inputs - 1).bit_length()))
+        scale = x if weights.offset is None else weights.offset
+        plain[(what["RANKS"] - (-what["N"] // cut.outputs),)](
+            x, x if norm is None else norm, weights.weight, scale, bias, left, out, self._network.shape.epsilon,
+            *self._adapters(lora, flag), **what, INT8=weights.kind == INT8, NORM=norm is not None,
+            BN=cut.outputs, BK=inputs, num_warps=cut.warps,
+        )  # fmt: skip
+
+    def _four_bits(
+        self,
+        x: Any,
+        weights: Weights,
+        bias: Any,
+        left: Any,
+        out: Any,
+        lora: Any,
+        norm: Any,
+        flag: Any,
+        what: Any,
+    ) -> None:
+        import torch
+
+        from rag.chatglm3.engine.kernels.single import four_bits
+
+        cut = SINGLE["nf4, long" if weights.inputs >= weights.outputs else "nf4"]
+        inputs = min(cut.inputs, max(64, 1 << (weights.inputs - 1).bit_length()))
+        kind = {torch.bfloat16: 0, torch.float16: 1, torch.float32: 2}[x.dtype]
+        whole = torch.int64 if kind == 2 else torch.int32
+        factor = x if norm is None else norm
+        four_bits[(what["RANKS"] - (-what["N"] // cut.outputs),)](
+            x, x.view(whole), factor, factor.view(whole), weights.weight, weights.scales, weights.code, weights.outer,
+            weights.offset, self._table, self._words, bias, left, out, self._network.shape.epsilon, *self._adapters(lora, flag), **what,
+            KIND=kind, NORM=norm is not None, BN=cut.outputs, BK=inputs, ASSEMBLE=self._assemble, num_warps=cut.warps,
+        )  # fmt: skip
+
+    def _several(
+        self, x: Any, weights: Weights, bias: Any, left: Any, out: Any, lora: Any, norm: Any, what: Any
+    ) -> None:
+        from rag.chatglm3.engine.kernels.adapters import down_rows
+        from rag.chatglm3.engine.kernels.nf4 import dequantise
+        from rag.chatglm3.engine.kernels.several import normalise, several
+
+        if norm is not None:
+            wide = 1 << (weights.inputs - 1).bit_length()
+            normalise[(self._rows,)](
+                x, norm, self._normed, self._network.shape.epsilon, K=weights.inputs, BK=wide, num_warps=8
             )
-            return
-        cut = SEVERAL[weights.kind]
-        several[(-(-outputs // cut.outputs),)](
-            *read, self._rows, **kind, BM=max(16, 1 << (self._rows - 1).bit_length()), BN=cut.outputs, BK=cut.inputs,
-            STAGES=cut.stages, num_warps=cut.warps, **pdl,
+            x = self._normed
+        weight = weights.weight
+        if weights.kind == NF4:
+            weight, size = self._scratch, weights.outputs * weights.inputs // 2
+            dequantise[(-(-size // 2048),)](
+                weights.weight, weights.scales, weights.code, weights.outer, weights.offset, self._table, self._words, weight, size,
+                K=weights.inputs, BLOCK=2048, ASSEMBLE=self._assemble, num_warps=4,
+            )  # fmt: skip
+        if lora is not None:
+            down_rows[(what["RANKS"], self._rows)](
+                x, lora.down, lora.owner, self.adapter, self._ranks, K=weights.inputs, RANKS=what["RANKS"], BK=2048,
+                num_warps=4,
+            )  # fmt: skip
+        scale = x if weights.offset is None else weights.offset
+        several[(-(-what["N"] // SEVERAL.outputs),)](
+            x, weight, scale, bias, left, out, self._rows, self._ranks, weight if lora is None else lora.up, **what,
+            INT8=weights.kind == INT8, BM=max(16, 1 << (self._rows - 1).bit_length()), BN=SEVERAL.outputs,
+            BK=SEVERAL.inputs, STAGES=SEVERAL.stages, num_warps=SEVERAL.warps,
         )  # fmt: skip
 
     def _attend(self, number: int) -> None:
@@ -191,7 +280,6 @@ class FastStep:
 
         network, shape = self._network, self._network.shape
         keys, values = network.cache.keys[number], network.cache.values[number]
-        pdl: dict[str, Any] = {"PDL": True, "launch_pdl": True} if self._overlap else {"PDL": False}
         heads: dict[str, Any] = {
             "GROUPS": shape.groups, "PER_GROUP": self._per_group, "BH": self._tile, "DIM": shape.head_dim,
             "PIECE": self._piece, "PIECES": self._pieces,
@@ -199,11 +287,11 @@ class FastStep:
         pieces[(self._rows, shape.groups, self._pieces)](
             self._qkv, keys, values, network.cos, network.sin, self.positions, self.slots,
             self._part, self._top, self._sum, shape.head_dim**-0.5, network.cache.length, keys.stride(0), keys.stride(1),
-            ROTARY=2 * network.cos.shape[1], BT=64, num_warps=4, **heads, **pdl,
+            ROTARY=2 * network.cos.shape[1], BT=64, num_warps=4, **heads,
         )  # fmt: skip
         join[(self._rows, shape.heads)](
             self._part, self._top, self._sum, self.positions, self._mixed, network.cache.length,
-            BP=max(2, 1 << (self._pieces - 1).bit_length()), num_warps=4, **heads, **pdl,
+            BP=max(2, 1 << (self._pieces - 1).bit_length()), num_warps=8, **heads,
         )  # fmt: skip
 
 

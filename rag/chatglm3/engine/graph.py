@@ -157,13 +157,12 @@ class Stepper:
         try:
             # not inference mode: a model that is trained meanwhile shares the joined weights
             with torch.no_grad(), torch.cuda.device(network.device):
-                overlap = torch.cuda.get_device_capability(network.device) >= (9, 0)
                 layers = [layers_of(block) for block in network.blocks]
                 stream: Any = torch.cuda.Stream(network.device)  # type: ignore[no-untyped-call]
                 with torch.cuda.stream(stream):
                     for lora in (False, True) if network.adapters else (False,):
                         for rows in sorted({1, self._slots}):
-                            step = FastStep(network, layers, rows=rows, lora=lora, overlap=overlap)
+                            step = FastStep(network, layers, rows=rows, lora=lora)
                             step.run()
                             stream.synchronize()
                             self._compiled[rows, lora] = step

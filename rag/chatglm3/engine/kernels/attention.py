@@ -7,7 +7,6 @@ together. The number of positions comes from the device, so one captured graph s
 
 import triton
 import triton.language as tl
-from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 
 @triton.jit
@@ -24,13 +23,10 @@ def pieces(
     qkv_ptr, keys_ptr, values_ptr, cos_ptr, sin_ptr, positions_ptr, slots_ptr, part_ptr, top_ptr, sum_ptr,
     scale, length, slot_stride, group_stride,
     GROUPS: tl.constexpr, PER_GROUP: tl.constexpr, BH: tl.constexpr, DIM: tl.constexpr, ROTARY: tl.constexpr,
-    PIECE: tl.constexpr, BT: tl.constexpr, PIECES: tl.constexpr, PDL: tl.constexpr,
+    PIECE: tl.constexpr, BT: tl.constexpr, PIECES: tl.constexpr,
 ):  # fmt: skip
     """qkv (M, (heads + 2 GROUPS) * DIM) -> part (M * GROUPS, PIECES, BH, DIM), top and sum (M * GROUPS, PIECES, BH)."""
     row, group, piece = tl.program_id(0), tl.program_id(1), tl.program_id(2)
-    if PDL:
-        gdc_wait()
-        gdc_launch_dependents()
     position = tl.load(positions_ptr + row)
     slot = tl.load(slots_ptr + row)
     start = piece * PIECE
@@ -83,13 +79,10 @@ def pieces(
 def join(
     part_ptr, top_ptr, sum_ptr, positions_ptr, out_ptr, length,
     GROUPS: tl.constexpr, PER_GROUP: tl.constexpr, BH: tl.constexpr, DIM: tl.constexpr,
-    PIECE: tl.constexpr, PIECES: tl.constexpr, BP: tl.constexpr, PDL: tl.constexpr,
+    PIECE: tl.constexpr, PIECES: tl.constexpr, BP: tl.constexpr,
 ):  # fmt: skip
     """The pieces of every head together: out (M, heads * DIM). Grid (M, heads). Rows that take no part get zeros."""
     row, head = tl.program_id(0), tl.program_id(1)
-    if PDL:
-        gdc_wait()
-        gdc_launch_dependents()
     position = tl.load(positions_ptr + row)
     count = tl.where(position < length, position // PIECE + 1, 0)
     group, h = head // PER_GROUP, head % PER_GROUP
