@@ -45,17 +45,14 @@ def shape_of(folder: Path) -> GlmShape:
 
 
 def chat_of(config: RunConfig) -> Chat:
-    """The encoder that a run learns with. Raises ModelError: no template, or one that cannot be masked."""
-    return open_chat(base_folder(config), template=config.data.template)
-
-
-def check_start(config: RunConfig, chat: Chat) -> None:
-    """Raise ModelError if `--adapter` was trained with another template than this run's."""
+    """The encoder that a run learns with. Raises ModelError: no template, or another one than `--adapter` began with."""
+    chat = open_chat(base_folder(config), template=config.data.template)
     if config.data.adapter:
         from rag.chatglm3.adapters import read_adapter
         from rag.templates.choice import check_templates
 
         check_templates(chat, [read_adapter(Path(config.data.adapter), native=False)])
+    return chat
 
 
 def load_base(folder: Path, how: LoadConfig) -> LoadedModel | LoadedOther:
@@ -125,7 +122,7 @@ def target_names(text: str, *, shape: GlmShape | None = None) -> list[str]:
 def verified(trainee: Trainee, *, config: RunConfig) -> tuple[str, str] | None:
     """Try a base that is not ChatGLM before it is trained: same logits as by its own way, packed and not.
 
-    Returns what to say if examples cannot share a row after all. Raises ModelError if training could not see its logits.
+    Returns what to say if examples cannot share a row after all, and makes it ready for padded ones. Raises ModelError if training could not see its logits.
     """
     if trainee.loaded.shape.__class__ is GlmShape:
         return None
@@ -159,6 +156,7 @@ def verified(trainee: Trainee, *, config: RunConfig) -> tuple[str, str] | None:
             at += len(ids[j])
         if _alike(own, [parts[j] for j in range(3)]):
             return None
+    trainee.glm.config._attn_implementation = "sdpa"
     return (
         f"{name} 的注意力不能把样本拼成长行；改为补齐，结果相同，只是慢一些。",
         f"Examples cannot share a row in {name}: padded rows are used. What is learned stays the same, only slower.",

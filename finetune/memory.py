@@ -6,6 +6,7 @@ linear layers, rows of 8,192 and 16,384 tokens, with and without recomputation, 
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
@@ -29,6 +30,12 @@ class Layout:
     """Gradient checkpointing."""
     compiled: bool = False
     packed: bool = True
+    kernels: bool = False
+    """Fused layers (finetune.kernels) instead of transformers' own."""
+    kept: int = 0
+    """Fused layers: how many keep all that their backward pass reads; the others compute it again."""
+    resident: bool = False
+    """Fused layers: all weights stay unpacked beside their 4 bits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,11 +118,21 @@ def layer_bytes(shape: GlmShape, *, dtype: ComputeDtype, compiled: bool) -> int:
     return int(width * (10.4 * shape.hidden + 4 * shape.ffn))
 
 
-def need(shape: GlmShape, config: RunConfig, *, layout: Layout, dtype: ComputeDtype) -> MemoryNeed:
-    """The peak of a step."""
+def need(
+    shape: GlmShape, config: RunConfig, *, layout: Layout, dtype: ComputeDtype, gpus: int = 1
+) -> MemoryNeed:
+    """The peak of a step, on each of `gpus`."""
+    if layout.kernels:
+        from finetune.kernels import fit
+
+        count = trainable_count(shape, config)
+        return fit.need(shape, config, layout=layout, dtype=dtype, count=count)
     width = 4 if dtype == "float32" else 2
     quantise = quantise_of(config)
     weights = weight_bytes(shape, dtype=dtype, quantise=quantise)  # type: ignore[arg-type]
+    trained = trained_bytes(shape, config, dtype=dtype)
+    if gpus > 1 and config.train.parallel == "fsdp":
+        weights, trained = _sharded(shape, config, weights=weights, dtype=dtype, gpus=gpus)
     tokens = layout.tokens
     one = layer_bytes(shape, dtype=dtype, compiled=layout.compiled) * tokens
     edges = 6 * shape.hidden * width * tokens
@@ -127,7 +144,25 @@ def need(shape: GlmShape, config: RunConfig, *, layout: Layout, dtype: ComputeDt
     working = max(logits, unpacked_weights + (one if layout.recompute else 0))
     if not layout.packed:
         kept = int(kept * 1.1)  # masks of the padded rows
-    return MemoryNeed(weights, trained_bytes(shape, config, dtype=dtype), kept, working)
+    return MemoryNeed(weights, trained, kept, working)
+
+
+def _sharded(
+    shape: GlmShape, config: RunConfig, *, weights: int, dtype: ComputeDtype, gpus: int
+) -> tuple[int, int]:
+    """(weights, trained) on each GPU with FSDP: a part of everything, two layers whole, and the outer weights whole.
+
+    Trained weights are held in float32 and gathered in the compute dtype; 4 bytes each for weight, gradient and moments.
+    """
+    width = 4 if dtype == "float32" else 2
+    outer = 2 * shape.hidden * shape.vocabulary * width
+    states = (weights - outer) // 33 if quantise_of(config) == "nf4" else 0  # block constants stay whole
+    inner = weights - outer - states
+    count = trainable_count(shape, config)
+    base = 0 if config.method.finetuning_type == "full" else (inner + outer) // gpus
+    gathered = 2 * inner // shape.layers + outer
+    gradients = width * (2 * count // shape.layers) if config.method.finetuning_type == "full" else 0
+    return base + states + gathered, 16 * count // gpus + gradients
 
 
 def choose_layout(
@@ -139,6 +174,8 @@ def choose_layout(
     longest: int,
     wanted: int,
     compiled: bool,
+    kernels: bool = False,
+    gpus: int = 1,
 ) -> tuple[Layout, MemoryNeed, bool]:
     """The fastest layout that fits into `free` bytes, what it needs, and whether it fits at all.
 
@@ -159,6 +196,8 @@ def choose_layout(
         sizes = sorted(
             {max(longest, min(wanted, size)) for size in (32_768, 16_384, 8192, 4096, 2048, 1024, 512, 1)}
         )[::-1]
+    if kernels:
+        return _fused_layout(shape, config, sizes, dtype=dtype, free=free)
     plain = Layout(sizes[-1], recompute=allowed[-1], compiled=compiled, packed=packed)
     # long rows without recomputation, then long rows with it, then whatever there is room for
     enough = [s for s in sizes if s >= min(4096, sizes[0])]
@@ -166,7 +205,26 @@ def choose_layout(
         for recompute in allowed:
             for size in group:
                 layout = replace(plain, tokens=size, recompute=recompute)
-                found = need(shape, config, layout=layout, dtype=dtype)
+                found = need(shape, config, layout=layout, dtype=dtype, gpus=gpus)
                 if found.total <= free:
                     return layout, found, True
-    return plain, need(shape, config, layout=plain, dtype=dtype), False
+    return plain, need(shape, config, layout=plain, dtype=dtype, gpus=gpus), False
+
+
+def _fused_layout(
+    shape: GlmShape, config: RunConfig, sizes: list[int], *, dtype: ComputeDtype, free: int
+) -> tuple[Layout, MemoryNeed, bool]:
+    """The same with fused layers: of all row lengths and numbers of layers kept, the cheapest that fits."""
+    from finetune.kernels import fit
+
+    between = {(a + b) // 2 // 64 * 64 for a, b in itertools.pairwise(sizes) if b >= 1024}
+    every = sorted({*sizes, *between}, reverse=True)
+    smallest: tuple[Layout, MemoryNeed] | None = None
+    for layout in fit.layouts(shape, sizes=every, switch=config.train.gradient_checkpointing):
+        found = need(shape, config, layout=layout, dtype=dtype)
+        if found.total <= free:
+            return layout, found, True
+        if smallest is None or found.total < smallest[1].total:
+            smallest = layout, found
+    assert smallest is not None
+    return *smallest, False

@@ -9,11 +9,11 @@ from __future__ import annotations
 import json
 import shutil
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from finetune import attention
 from finetune.bases import load_base, target_names
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from rag.chatglm3.load import LoadedModel
     from rag.models import LoadedOther
 
+T = TypeVar("T")
 ADAPTERS = ("qlora", "lora", "ptuning")
 """Methods that give a small adapter; the others give a whole model."""
 
@@ -58,6 +59,14 @@ class Trainee:
     method: str
     prefix: int = 0
     """Tokens of the learned prefix; 0 without."""
+    stack: Any = None
+    """finetune.kernels.stack.Stack, if the layers run fused."""
+    root: Any = None
+    """With sharded weights: the module in whose forward pass everything must happen."""
+
+    def within(self, work: Callable[[], T]) -> T:
+        """Do something with the model while its outer weights are there."""
+        return work() if self.root is None else self.root(work)
 
     @property
     def decoder(self) -> Any:
@@ -209,18 +218,30 @@ def checkpoint_layers(trainee: Trainee) -> None:
     trainee.glm.gradient_checkpointing_enable({"use_reentrant": False})
 
 
+def fuse_layers(trainee: Trainee, *, kept: int, resident: bool) -> Trainee:
+    """The same model, its decoder layers carried out by finetune.kernels in training and evaluation."""
+    from finetune.kernels.stack import Stack
+
+    return replace(trainee, stack=Stack(trainee.glm, kept=kept, resident=resident))
+
+
 def compile_layers(trainee: Trainee, *, backend: str = "inductor") -> None:
     """Compile every layer for one fixed shape; a new shape would be an error, see `train`."""
     for layer in trainee.blocks:
         layer.compile(dynamic=False, backend=backend)
 
 
-def save(trainee: Trainee, folder: Path) -> None:
-    """The trained weights: PEFT's adapter files, or for full and freeze a whole standard model folder."""
+def save(trainee: Trainee, folder: Path, *, weights: dict[str, Any] | None = None) -> None:
+    """The trained weights: PEFT's adapter files, or for full and freeze a whole standard model folder.
+
+    `weights`: by name, of a model whose own are sharded.
+    """
     if trainee.method in ADAPTERS:
-        trainee.model.save_pretrained(folder, save_embedding_layers=False, selected_adapters=[POLICY])
+        trainee.model.save_pretrained(
+            folder, save_embedding_layers=False, state_dict=weights, selected_adapters=[POLICY]
+        )
         return
-    trainee.glm.save_pretrained(folder)
+    trainee.glm.save_pretrained(folder, state_dict=weights)
     for file in sorted(trainee.loaded.folder.iterdir()):
         if file.name.startswith("tokenizer") or file.name in _BESIDE:
             shutil.copy2(file, folder / file.name)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from finetune.deal import deal
 from finetune.encode import IGNORE, Encoded
 from finetune.encode_judged import Judged
 
@@ -37,6 +38,8 @@ class RowShape:
     longest: int
     """Most tokens of a document."""
     fixed: bool = False
+    unit: int = 1
+    """A row that is not fixed is filled up to a multiple of this."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -126,11 +129,19 @@ def pack(lengths: Sequence[int], *, tokens: int, documents: int = 0) -> list[lis
 
 
 def choose_tokens(
-    lengths: Sequence[int], *, per_step: int, most: int, fixed: bool, seed: int = 0, overhead: int = 256
+    lengths: Sequence[int],
+    *,
+    per_step: int,
+    most: int,
+    fixed: bool,
+    seed: int = 0,
+    overhead: int = 256,
+    ranks: int = 1,
 ) -> int:
     """Tokens of a row, at most `most`, that make the first epoch cheapest.
 
-    A fixed row costs its whole length, a free one what is in it; each costs `overhead` tokens more for being one.
+    A fixed row costs its whole length, a free one what is in it; each costs `overhead` tokens more for being one. Of
+    several processes (`ranks`) the slowest counts.
     """
     longest = max(lengths)
     unit = 64 if most <= 4096 else 512
@@ -141,12 +152,19 @@ def choose_tokens(
     def cost(size: int) -> int:
         total = 0
         for indices in chosen:
-            inside = [lengths[i] for i in indices]
-            rows = len(pack(inside, tokens=size))
-            total += rows * overhead + (rows * size if fixed else sum(inside))
+            costs = []
+            for part in parts_of([lengths[i] for i in indices], ranks=ranks):
+                rows = len(pack(part, tokens=size))
+                costs.append(rows * overhead + (rows * size if fixed else sum(part)))
+            total += max(costs)
         return total
 
     return min(sizes, key=lambda size: (cost(size), size))
+
+
+def parts_of(lengths: Sequence[int], *, ranks: int) -> list[list[int]]:
+    """Lengths of what each process takes."""
+    return [[lengths[i] for i in part] for part in deal(lengths, ranks=ranks)]
 
 
 def _candidates(longest: int, most: int) -> list[int]:
@@ -158,7 +176,15 @@ def _candidates(longest: int, most: int) -> list[int]:
 
 
 def row_shape(
-    lengths: Sequence[int], *, per_step: int, tokens: int, steps: int, seed: int, fixed: bool, sides: int = 1
+    lengths: Sequence[int],
+    *,
+    per_step: int,
+    tokens: int,
+    steps: int,
+    seed: int,
+    fixed: bool,
+    sides: int = 1,
+    ranks: int = 1,
 ) -> RowShape:
     """The shape that every row of the run fits into. `sides`: documents of one unit."""
     longest = max(lengths)
@@ -168,9 +194,10 @@ def row_shape(
     most = 1
     for step in range(steps):
         inside = [lengths[i] for i in step_examples(len(lengths), step=step, per_step=per_step, seed=seed)]
-        for row in pack(inside, tokens=size):
-            rest = size - sum(inside[i] for i in row)
-            most = max(most, sides * len(row) + math.ceil(rest / longest))
+        for part in parts_of(inside, ranks=ranks):
+            for row in pack(part, tokens=size):
+                rest = size - sum(part[i] for i in row)
+                most = max(most, sides * len(row) + math.ceil(rest / longest))
     return RowShape(size, most, longest, fixed=True)
 
 
@@ -188,7 +215,7 @@ def _packed(units: Sequence[Unit], shape: RowShape) -> Batch:
     documents = documents_of(units)
     sizes = [len(d) for d in documents]
     used = sum(sizes)
-    rest = shape.tokens - used if shape.fixed else 0
+    rest = shape.tokens - used if shape.fixed else -used % shape.unit
     spans = sizes + [min(shape.longest, rest - at) for at in range(0, rest, max(1, shape.longest))]
     ids = np.full(used + rest, PAD, np.int64)
     ids[:used] = np.concatenate([d.ids for d in documents])
@@ -206,7 +233,7 @@ def _packed(units: Sequence[Unit], shape: RowShape) -> Batch:
         where=torch.from_numpy(where),
         targets=torch.from_numpy(shifted[where]),
         cu_seqlens=torch.from_numpy(begins),
-        longest=shape.longest if shape.fixed else max(sizes),
+        longest=shape.longest if shape.fixed else max(spans),
         mask=None,
         tokens=used,
         owner=torch.from_numpy(owner),

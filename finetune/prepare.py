@@ -148,6 +148,18 @@ def prepare(config: RunConfig, *, tokenizer: Chat) -> Prepared:
     return Prepared(tuple(documents), tuple(evaluation), tuple(train), tuple(held), report, facts)
 
 
+def left_out(prepared: Prepared) -> list[tuple[str, str]]:
+    """What was left out or cut, in words: (Chinese, English)."""
+    report = prepared.report
+    bad = sum(int(f.get("bad_lines", 0)) for f in prepared.facts.values() if isinstance(f, dict))
+    found = (
+        (bad, "行有问题，未使用（见 data.json）", "bad lines were left out (see data.json)"),
+        (len(report.unusable), "条样本没有可学的内容，未使用", "examples had nothing to learn from"),
+        (report.shortened, "条样本超长，已截短", "examples were too long and were shortened"),
+    )
+    return [(f"{count} {zh}", f"{count} {en}") for count, zh, en in found if count]
+
+
 def with_model(config: RunConfig, *, home: Path) -> RunConfig:
     """The config with "tiny" replaced by the folder of a tiny random model, built from the data if it is not there.
 

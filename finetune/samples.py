@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,13 +26,15 @@ def answer(trainee: Trainee, *, ids: list[int], tokenizer: Chat, most: int) -> s
 
     prompt = torch.tensor([ids], device=trainee.device)
     with trainee.plain_attention(), torch.no_grad():
-        out = trainee.model.generate(
-            input_ids=prompt,
-            attention_mask=torch.ones_like(prompt),
-            max_new_tokens=most,
-            do_sample=False,
-            eos_token_id=list(tokenizer.stop_ids),
-            pad_token_id=0,
+        out = trainee.within(
+            lambda: trainee.model.generate(
+                input_ids=prompt,
+                attention_mask=torch.ones_like(prompt),
+                max_new_tokens=most,
+                do_sample=False,
+                eos_token_id=list(tokenizer.stop_ids),
+                pad_token_id=0,
+            )
         )
     return tokenizer.decode(out[0, len(ids) :].tolist()).strip()
 
@@ -72,7 +75,8 @@ def scored(trainee: Trainee, *, prepared: Prepared, layout: Layout, count: int =
     found: dict[int, list[float]] = {}
     with quiet(trainee):
         for batch in quiet_batches(units, layout=layout):
-            scores = last_scores(trainee, batch.to(trainee.device)).view(-1, 2).tolist()
+            moved = batch.to(trainee.device)
+            scores = trainee.within(lambda b=moved: last_scores(trainee, b)).view(-1, 2).tolist()  # type: ignore[misc]
             found |= {id(unit): pair for unit, pair in zip(batch.units, scores, strict=True)}
     out = []
     for unit in units:
@@ -87,16 +91,17 @@ def predict(
     examples: Sequence[Example],
     tokenizer: Chat,
     most: int,
-    path: Path,
+    path: Path | None,
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, float]:
     """Answer the last question of every conversation, write predictions line by line, return the measures of rag.evaluate.
 
+    `path` None: another process writes them.
     The reference of a preference is its chosen answer; an answer with a thumb down is none.
     """
     texts: list[str] = []
     references: list[list[str]] = []
-    with path.open("w", encoding="utf-8") as file:
+    with nullcontext() if path is None else path.open("w", encoding="utf-8") as file:
         for example in examples:
             whole = _with_reference(example)
             if whole is None:
@@ -106,8 +111,9 @@ def predict(
             texts.append(text)
             references.append([whole.answer])
             row = {"question": whole.question, "reference": whole.answer, "prediction": text}
-            file.write(json.dumps(row, ensure_ascii=False) + "\n")
-            file.flush()
+            if file is not None:
+                file.write(json.dumps(row, ensure_ascii=False) + "\n")
+                file.flush()
             if progress is not None:
                 progress(len(texts), len(examples))
     scores = score_texts(texts, references)

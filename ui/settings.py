@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from kb.errors import SettingsError
+from rag.templates.names import NAMES
 
 FILE_NAME = "zhiwen.toml"
 Value = str | int | float | bool
@@ -68,12 +69,7 @@ class GeneratorSettings:
         "chatglm3：转换后的文件夹；local：其他模型的文件夹；openai：模型名",
         "chatglm3: the converted folder; local: any other model's folder; openai: the model's name",
     )
-    template: str = option(
-        "auto",
-        "对话模板；auto：模型自带的，或适配器训练时用的",
-        "chat template; auto: the model's own, or the one that the adapter was trained with",
-        choices=("auto", "chatglm3", "chatglm2", "alpaca", "vicuna", "default"),
-    )
+    template: str = option("auto", "对话模板", "chat template; auto: its own", choices=("auto", *NAMES))
     base_url: str = option("", "OpenAI 兼容服务的地址", "address of an OpenAI-compatible server, with /v1")
     key_env: str = option("", "存放密钥的环境变量名", "name of the environment variable that holds the key")
     adapter: str = option("", "默认使用的适配器文件夹", "adapter folder to answer with")

@@ -188,7 +188,8 @@ _building = threading.Lock()
 
 def plan_for(config: RunConfig, prepared: Prepared) -> Plan:
     """The plan, with the speed of the device measured once for the life of the process."""
-    from finetune.plan import device_name, make_plan, matrix_rate
+    from finetune.plan import device_name, make_plan
+    from finetune.speed import matrix_rate
     from rag.chatglm3.load import choose_device, choose_dtype
 
     device = choose_device(device_name(config))

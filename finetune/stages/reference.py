@@ -19,6 +19,7 @@ from finetune.logprobs import answer_log_probs
 from finetune.memory import Layout
 from finetune.methods import Trainee
 from finetune.pack import Unit, documents_of, step_examples, steps_per_epoch
+from finetune.parallel import ALONE, World
 from finetune.prepare import Prepared
 from finetune.quiet import quiet, quiet_batches
 from finetune.stages.kto import Kto, mean_log_prob, mismatched
@@ -48,6 +49,7 @@ def with_reference(
     config: RunConfig,
     folder: Path,
     log: EventLog,
+    world: World = ALONE,
 ) -> Prepared:
     """The data with `Judged.reference` filled in for every example that the run will see; others stay as they are.
 
@@ -66,7 +68,8 @@ def with_reference(
             en=f"First, the reference's log-probabilities of {len(seen) + len(prepared.evaluation)} examples (once).",
         )
         found = _measure(prepared, seen, trainee, layout, steps, config, log)
-        _write(folder / FILE, found, key)
+        if world.main:  # every process works them out, one writes
+            _write(folder / FILE, found, key)
     if isinstance(objective, Kto):
         objective.apart = {
             (part, n): float(v)
