@@ -186,9 +186,15 @@ def own_device(device: str) -> str:
     return f"cuda:{local}"
 
 
+def let_memory_grow() -> None:
+    """Rows differ in length: blocks of GPU memory grow instead of piling up. Read when CUDA begins."""
+    os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
+
+
 @contextmanager
 def opened(*, device: str = "auto") -> Iterator[World]:
     """Join the processes that torchrun or accelerate started. Raises ModelError."""
+    let_memory_grow()
     size = count()
     if size == 1:
         yield ALONE

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from finetune import checkpoint, run
 from finetune.config import RunConfig
 from finetune.events import EventLog
-from finetune.parallel import World, own_device
+from finetune.parallel import World, let_memory_grow, own_device
 from finetune.plan import RESERVE, Plan, make_plan
 from finetune.prepare import Prepared
 from finetune.speed import matrix_rate
@@ -106,6 +106,7 @@ class Peers:
 
 def begin(folder: Path, *, world: World) -> None:
     """Forget the failure of an earlier attempt; nobody goes on before."""
+    let_memory_grow()
     if world.main:
         (folder / CLAIM).unlink(missing_ok=True)
     world.wait()

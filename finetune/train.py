@@ -5,7 +5,6 @@ config.json -> data -> plan -> base model -> trainable weights -> (last checkpoi
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,6 +15,7 @@ from finetune.bases import chat_of, settled, verified
 from finetune.board import Board
 from finetune.config import RunConfig
 from finetune.events import Event, EventLog
+from finetune.kernels import fit
 from finetune.loop import Loop, eager
 from finetune.methods import ADAPTERS, attach, open_base
 from finetune.parallel import ALONE, World, kind_of
@@ -117,7 +117,6 @@ class _Run:
         self.config, self.note = settled(config)
         self.tokenizer: Chat = chat_of(config)
         self.prepared: Prepared = prepare(config, tokenizer=self.tokenizer)
-        self.began = time.time()
 
     def carry_out(self) -> RunResult:
         """All of it."""
@@ -135,6 +134,9 @@ class _Run:
             raise does_not_fit(self.plan)
         for zh, en in [*([self.note] if self.note else []), *left_out(self.prepared)]:
             self.log.write("say", step=0, zh=zh, en=en)
+        why = fit.must_say(self.config, device=self.plan.device, dtype=self.plan.dtype)
+        if why:
+            self.log.write("say", step=0, zh=why[0], en=why[1])
         self.loop = self._loop()
         if found:
             self.loop.load(found[-1])

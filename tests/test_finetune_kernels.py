@@ -6,6 +6,7 @@ Without a GPU the kernels run in Triton's interpreter, and each is compiled for 
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import subprocess
 import sys
@@ -15,13 +16,19 @@ from typing import Any
 import pytest
 import torch
 
+from finetune import events, run
+from finetune.config import from_values
 from finetune.forward import loss_sum
-from finetune.kernels import plain
+from finetune.kernels import fit, plain
+from finetune.memory import GIB, choose_layout
 from finetune.methods import Trainee, fuse_layers
 from finetune.pack import packed_batches, row_shape
+from finetune.train import train
+from kb.errors import SettingsError
+from rag.chatglm3.shape import GlmShape
 from tests.conftest import ROOT
 from tests.test_finetune_pack import documents, gradients, trainee_of, worst
-from tests.tiny_training import tiny_model
+from tests.tiny_training import tiny_model, write_facts
 
 CUDA = torch.cuda.is_available()
 TRITON = importlib.util.find_spec("triton") is not None
@@ -97,6 +104,61 @@ def test_a_second_backward_pass_is_refused(folder: Path) -> None:
     loss.backward(retain_graph=True)
     with pytest.raises(RuntimeError, match="once"):
         loss.backward()
+
+
+def test_a_run_with_fused_layers_says_when_it_cannot(folder: Path, tmp_path: Path) -> None:
+    write_facts(tmp_path / "facts.json")
+    base = {
+        "output_dir": str(tmp_path / "runs"), "model_name_or_path": str(folder), "dataset": "facts.json", "device": "cpu",
+        "dataset_dir": str(tmp_path), "max_steps": 2, "sample_tokens": 2, "val_size": 2, "kernels": "on",
+    }  # fmt: skip
+    losses = []
+    for kernels in ("on", "off"):
+        result = train(run.create(from_values({**base, "kernels": kernels})))
+        found = events.read(result.folder)
+        losses.append([e["loss"] for e in found if e["event"] in ("step", "eval")])
+        assert json.loads((result.folder / "plan.json").read_text())["layout"]["kernels"] is (kernels == "on")
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+    with pytest.raises(SettingsError, match="dropout"):
+        train(run.create(from_values({**base, "lora_dropout": 0.1})))
+
+
+@pytest.mark.parametrize(
+    ("values", "device", "dtype", "word"),
+    [
+        ({}, "cpu", "float32", "GPU"),
+        ({"kernels": "on"}, "cpu", "float32", ""),
+        ({"kernels": "on", "lora_dropout": 0.1}, "cpu", "float32", "dropout"),
+        ({"kernels": "on", "use_dora": True}, "cpu", "float32", "DoRA"),
+        ({"kernels": "on", "packing": False}, "cpu", "float32", "packing"),
+        ({"kernels": "on", "finetuning_type": "full"}, "cpu", "float32", "LoRA"),
+        ({"kernels": "on", "finetuning_type": "lora", "quantization_bit": 8}, "cpu", "float32", "int8"),
+        ({}, "cuda:0", "float16", "bf16"),
+        ({"compile": "on"}, "cuda:0", "bfloat16", "compile"),
+    ],
+)
+def test_when_layers_can_be_fused(values: dict[str, Any], device: str, dtype: Any, word: str) -> None:
+    why = fit.why_not(from_values(values), device=device, dtype=dtype)
+    assert (why is None) if not word else (why is not None and word in why[1])
+
+
+def test_the_layout_uses_the_memory_that_there_is() -> None:
+    config, real = from_values({"kernels": "on"}), GlmShape(28, 4096, 32, 2, 128, 13_696, 65_024, 8192)
+
+    def on(gib: float) -> tuple[Any, bool]:
+        layout, found, fits = choose_layout(
+            real, config, dtype="bfloat16", free=int(gib * GIB), longest=1024, wanted=32_768, compiled=False,
+            kernels=True,
+        )  # fmt: skip
+        assert not fits or found.total <= gib * GIB
+        return layout, fits
+
+    wide, fits = on(135)
+    assert fits and wide.kept == 28 and wide.resident and wide.tokens >= 16_384
+    small, fits = on(7.5)
+    assert fits and not small.resident and small.tokens >= 1024
+    assert not on(3)[1]
+    assert fit.cost(real, wide) < fit.cost(real, small)
 
 
 # ------------------------------------------------------------ kernels against plain torch

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from finetune.config import RunConfig
 from finetune.kernels.plate import UNIT, up
 from finetune.methods import quantise_of, resolve_targets
+from kb.errors import SettingsError
 from rag.chatglm3.memory import ComputeDtype, weight_bytes
 from rag.chatglm3.shape import GlmShape
 
@@ -42,6 +43,21 @@ def why_not(config: RunConfig, *, device: str, dtype: ComputeDtype) -> tuple[str
         ),
     ]
     return next(((zh, en) for broken, zh, en in found if broken), None)
+
+
+def must_say(config: RunConfig, *, device: str, dtype: ComputeDtype) -> tuple[str, str] | None:
+    """What to tell somebody who may expect fused layers and gets none. Raises SettingsError if they were asked for."""
+    why = why_not(config, device=device, dtype=dtype)
+    if why is None or config.train.kernels == "off":
+        return None
+    if config.train.kernels == "on":
+        raise SettingsError(
+            f"--kernels on: fused layers cannot train this: {why[1]}.",
+            zh=f"--kernels on：融合内核不适用：{why[0]}。",
+        )
+    if not device.startswith("cuda") or config.method.finetuning_type not in ("qlora", "lora"):
+        return None
+    return f"未使用融合内核：{why[0]}。", f"Trained without fused layers: {why[1]}."
 
 
 def ranks(config: RunConfig) -> dict[str, int]:

@@ -117,3 +117,9 @@ def attention_backward(
         kept.random, unused, scale=scale,
     )  # fmt: skip
     return found
+
+
+def variants() -> int:
+    """How many kernels Triton has compiled in this process: a step must not add one."""
+    kernels = [k for k in vars(device).values() if hasattr(k, "device_caches")]
+    return sum(len(cache[0]) for k in kernels for cache in k.device_caches.values())

@@ -84,6 +84,11 @@ class Stack:
         self.head_dim, self.ffn = config.head_dim, config.intermediate_size
         self.scale = float(glm.model.layers[0].self_attn.scaling)
         self.ops = ops or choose_ops(self.last_norm.device)
+        if self.last_norm.is_cuda:
+            import torch
+
+            # thin products are split along the tokens: their parts are added up in float32
+            torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
         self.matrices: dict[tuple[int, str], Tensor] = {}
         self.filled: dict[str, int] = {}
         self.rooms: dict[str, Tensor] = {}
