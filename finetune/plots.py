@@ -36,17 +36,17 @@ def draw(events: Sequence[Event], *, folder: Path) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     judged = any("accuracy" in e for e in steps)
     unit = "loss per example" if judged else "loss per token"
-    out = [_save(_curves(steps, evals, {"loss": "#1f4e8c"}, unit), folder / "loss.png")]
+    out = [save_figure(_curves(steps, evals, {"loss": "#1f4e8c"}, unit), folder / "loss.png")]
     rate = Figure(figsize=(7, 3), dpi=110, layout="constrained")
     axes = rate.add_subplot()
     axes.plot([e["step"] for e in steps], [e["lr"] for e in steps], color="#1f4e8c")
     axes.set(xlabel="step", ylabel="learning rate")
-    out.append(_save(rate, folder / "learning_rate.png"))
+    out.append(save_figure(rate, folder / "learning_rate.png"))
     if judged:
         figure = _curves(steps, evals, {"accuracy": "#1f4e8c"}, "right order (share)")
-        out.append(_save(figure, folder / "accuracy.png"))
+        out.append(save_figure(figure, folder / "accuracy.png"))
         figure = _curves(steps, evals, REWARDS, "reward")
-        out.append(_save(figure, folder / "rewards.png"))
+        out.append(save_figure(figure, folder / "rewards.png"))
     return out
 
 
@@ -82,7 +82,7 @@ def _curves(steps: Sequence[Event], evals: Sequence[Event], names: Mapping[str, 
     return figure
 
 
-def _save(figure: object, path: Path) -> Path:
+def save_figure(figure: object, path: Path) -> Path:
     """A reader never sees half a picture."""
     work = path.with_name(f".{os.getpid()}-{path.name}")
     figure.savefig(work)  # type: ignore[attr-defined]

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from finetune import events, run
-from finetune.config import RunConfig, from_values
+from finetune.config import RunConfig, from_values, option_types
 from finetune.data.types import Conversation, Preference, Turn
 from finetune.encode import IGNORE, Limits
 from finetune.encode_judged import encode_judged, halves
@@ -238,6 +238,8 @@ SHAPES: list[tuple[str, dict[str, Any]]] = [
     ("rm", {"packing": False, "per_device_train_batch_size": 1, "gradient_accumulation_steps": 6}),
     ("kto", {"packing": False}),
 ]
+if "kernels" in option_types():  # fused layers
+    SHAPES += [(stage, {"kernels": "on"}) for stage in ("rm", "dpo", "kto")]
 
 
 @pytest.fixture(scope="module")

@@ -35,7 +35,9 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return converted(folder, hidden_size=256, ffn_hidden_size=192, kv_channels=32, seq_length=512)
 
 
-def steps(loaded: LoadedModel, *, rows: int, lora: bool, positions: list[int], adapters: list[int]) -> tuple[Any, Any]:
+def steps(
+    loaded: LoadedModel, *, rows: int, lora: bool, positions: list[int], adapters: list[int]
+) -> tuple[Any, Any]:
     """Logits of one step through the kernels and through torch, on caches with the same random content."""
     import torch
 
@@ -84,7 +86,9 @@ def test_a_step_is_that_of_torch(base: Path, tmp_path: Path, device: str, quanti
     config = LoadConfig(quantise=quantise, device=device, dtype="fp32")
     loaded = load(base, adapters=adapters, config=config)
     positions = [300, 0, 127, 512, 511][:rows]
-    exact = 1e-4 if quantise == "none" or device == "cpu" else 2e-3  # nf4's numbers in registers are 0.11 % off
+    exact = (
+        1e-4 if quantise == "none" or device == "cpu" else 2e-3
+    )  # nf4's numbers in registers are 0.11 % off
     plain = steps(loaded, rows=rows, lora=False, positions=positions, adapters=[-1] * rows)
     assert close(*plain, within=exact)
     with_lora = steps(loaded, rows=rows, lora=True, positions=positions, adapters=[1, 0, -1, -1, 1][:rows])

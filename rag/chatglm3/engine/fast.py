@@ -118,7 +118,9 @@ class FastStep:
         self._hidden, self._qkv = empty(rows, shape.hidden), empty(rows, wide)
         self._mixed, self._inner = empty(rows, shape.heads * shape.head_dim), empty(rows, shape.ffn)
         self.logits = empty(rows, shape.vocabulary, kind=torch.float32)
-        self._piece = max(SHORTEST_PIECE, -(-network.cache.length // PIECES // SHORTEST_PIECE) * SHORTEST_PIECE)
+        self._piece = max(
+            SHORTEST_PIECE, -(-network.cache.length // PIECES // SHORTEST_PIECE) * SHORTEST_PIECE
+        )
         self._pieces = -(-network.cache.length // self._piece)
         self._per_group = shape.heads // shape.groups
         self._tile = max(16, 1 << (self._per_group - 1).bit_length())
@@ -192,7 +194,16 @@ class FastStep:
         return lora.down, lora.up, lora.owner, self.adapter, self._ranks, flag, self._epoch
 
     def _plain(
-        self, x: Any, weights: Weights, bias: Any, left: Any, out: Any, lora: Any, norm: Any, flag: Any, what: Any
+        self,
+        x: Any,
+        weights: Weights,
+        bias: Any,
+        left: Any,
+        out: Any,
+        lora: Any,
+        norm: Any,
+        flag: Any,
+        what: Any,
     ) -> None:
         from rag.chatglm3.engine.kernels.single import plain
 
@@ -206,7 +217,16 @@ class FastStep:
         )  # fmt: skip
 
     def _four_bits(
-        self, x: Any, weights: Weights, bias: Any, left: Any, out: Any, lora: Any, norm: Any, flag: Any, what: Any
+        self,
+        x: Any,
+        weights: Weights,
+        bias: Any,
+        left: Any,
+        out: Any,
+        lora: Any,
+        norm: Any,
+        flag: Any,
+        what: Any,
     ) -> None:
         import torch
 

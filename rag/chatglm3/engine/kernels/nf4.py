@@ -110,10 +110,15 @@ def pairs(x_ptr, at, mask, KIND: tl.constexpr):
     if KIND == 0:
         return (both << 16).to(tl.float32, bitcast=True), (both & -65536).to(tl.float32, bitcast=True)
     elif KIND == 1:
-        even, odd = both.to(tl.int16).to(tl.float16, bitcast=True), (both >> 16).to(tl.int16).to(tl.float16, bitcast=True)
+        even, odd = (
+            both.to(tl.int16).to(tl.float16, bitcast=True),
+            (both >> 16).to(tl.int16).to(tl.float16, bitcast=True),
+        )
         return even.to(tl.float32), odd.to(tl.float32)
     else:
-        return both.to(tl.int32).to(tl.float32, bitcast=True), (both >> 32).to(tl.int32).to(tl.float32, bitcast=True)
+        return both.to(tl.int32).to(tl.float32, bitcast=True), (both >> 32).to(tl.int32).to(
+            tl.float32, bitcast=True
+        )
 
 
 @triton.jit

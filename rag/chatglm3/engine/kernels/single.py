@@ -66,7 +66,9 @@ def plain(
     """x (K,) -> out (N,). W is (N, K), or (2N, K) with SWIGLU: gates first."""
     program = tl.program_id(0)
     if program < RANKS:
-        _down(x_ptr, norm_ptr, down_ptr, owner_ptr, adapter_ptr, t_ptr, flag_ptr, epsilon, program, K, NORM, BK)
+        _down(
+            x_ptr, norm_ptr, down_ptr, owner_ptr, adapter_ptr, t_ptr, flag_ptr, epsilon, program, K, NORM, BK
+        )
         return
     even: tl.constexpr = N % BN == 0 and K % BK == 0
     total: tl.constexpr = 2 * N if SWIGLU else N
@@ -121,7 +123,9 @@ def four_bits(
     """The same for nf4. `xs` and `norms` are x and norm with two neighbours as one integer, of KIND."""
     program = tl.program_id(0)
     if program < RANKS:
-        _down(x_ptr, norm_ptr, down_ptr, owner_ptr, adapter_ptr, t_ptr, flag_ptr, epsilon, program, K, NORM, BK)
+        _down(
+            x_ptr, norm_ptr, down_ptr, owner_ptr, adapter_ptr, t_ptr, flag_ptr, epsilon, program, K, NORM, BK
+        )
         return
     BB: tl.constexpr = BK // 2
     KB: tl.constexpr = K // 2
@@ -144,7 +148,24 @@ def four_bits(
             norm_even, norm_odd = pairs(norms_ptr, b, b < KB, KIND)
             even *= norm_even
             odd *= norm_odd
-        sums += _scaled(tile, even, odd, rows, part, N, q_ptr, code_ptr, outer_ptr, offset, table_ptr, words, K, BN, BB, ASSEMBLE)
+        sums += _scaled(
+            tile,
+            even,
+            odd,
+            rows,
+            part,
+            N,
+            q_ptr,
+            code_ptr,
+            outer_ptr,
+            offset,
+            table_ptr,
+            words,
+            K,
+            BN,
+            BB,
+            ASSEMBLE,
+        )
         if SWIGLU:
             other = _tile(w_ptr, rows + N, b, total, KB, fits)
             sums2 += _scaled(
