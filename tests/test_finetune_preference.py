@@ -340,6 +340,11 @@ def test_what_is_no_reward_model_is_refused(place: Path, rewarded: RunResult) ->
     assert speaker is not None and rewarded.adapter is not None
     with pytest.raises(ModelError, match="--stage rm"):
         load_reward(speaker, device="cpu")
+    from finetune.adapters import get, promote
+
+    record = get([place / "runs"], rewarded.folder.name, state=place)
+    with pytest.raises(ModelError, match="cannot write"):
+        promote(place, record, comparison=None)
     config = config_of(place, "dpo")
     trainee = attach(open_base(config, folder=place / "model", device="cpu"), config=config)
     with pytest.raises(ModelError, match="--stage rm"):
