@@ -5,6 +5,7 @@ config.json -> data -> plan -> base model -> trainable weights -> (last checkpoi
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 import time
@@ -19,6 +20,7 @@ from finetune.board import Board
 from finetune.config import RunConfig
 from finetune.encode import Limits
 from finetune.events import Event, EventLog
+from finetune.kernels import fit
 from finetune.loop import Loop, eager
 from finetune.methods import attach, open_base
 from finetune.plan import Plan, make_plan
@@ -53,6 +55,8 @@ def train(folder: Path, *, listen: Callable[[Event], None] | None = None) -> Run
     Raises ZhiwenError with what to do; the run's status says the same, and its last checkpoint stays.
     """
     run.must_be_idle(folder)
+    # rows differ in length: let blocks of GPU memory grow instead of piling up; read when CUDA begins
+    os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
     log = EventLog(folder, listen=listen)
     config = run.read_config(folder)
     run.write_status(folder, state="running", step=0, total=0)
@@ -124,6 +128,9 @@ class _Run:
         if not self.plan.fits:
             raise does_not_fit(self.plan)
         self._say_data()
+        why = fit.must_say(self.config, device=self.plan.device, dtype=self.plan.dtype)
+        if why:
+            self.log.write("say", step=0, zh=why[0], en=why[1])
         self.loop = self._loop()
         if found:
             self.loop.load(found[-1])

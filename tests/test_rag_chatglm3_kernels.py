@@ -69,8 +69,23 @@ def steps(
     taking_part = [i for i, p in enumerate(positions) if p < 512]
     for ours, plain in zip(written, (network.cache.keys, network.cache.values), strict=True):
         difference = (ours[..., :512, :] - plain[..., :512, :]).abs().max()
-        assert difference < 1e-3 * plain.abs().max()
+        assert difference < 4e-3 * plain.abs().max()
     return step.logits[taking_part].float(), wanted[taking_part].float()
+
+
+def test_more_inputs_than_fit_in_registers(
+    base: Path, tmp_path: Path, device: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from test_rag_chatglm3_engine import add_lora
+
+    from rag.chatglm3.engine import fast
+
+    monkeypatch.setitem(fast.SINGLE, "nf4", fast.Tiles(4, 128, 4, each=1))
+    monkeypatch.setitem(fast.SINGLE, "nf4, long", fast.Tiles(4, 128, 4))
+    adapters = {"red": add_lora(base, tmp_path / "red", seed=1)}
+    loaded = load(base, adapters=adapters, config=LoadConfig(quantise="nf4", device=device, dtype="fp32"))
+    both = steps(loaded, rows=1, lora=True, positions=[300], adapters=[0])
+    assert close(*both, within=1e-4 if device == "cpu" else 2e-3)
 
 
 def close(ours: Any, plain: Any, *, within: float) -> bool:
