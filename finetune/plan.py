@@ -267,11 +267,11 @@ def flops_per_token(shape: GlmShape, config: RunConfig, layout: Layout) -> float
     The head works on trained tokens only; counted whole.
     """
     whole = shape.parameters - shape.hidden * shape.vocabulary
+    measured = 2.0 * PASSES.get(config.data.stage, 0)
     if layout.kernels:
-        return whole * fit.cost(shape, layout)
+        return whole * (fit.cost(shape, layout) + measured)
     frozen = config.method.finetuning_type in ("qlora", "lora", "ptuning")
-    measured = PASSES.get(config.data.stage, 0)
-    return whole * ((4.0 if frozen else 6.0) + (2.0 if layout.recompute else 0.0) + 2.0 * measured)
+    return whole * ((4.0 if frozen else 6.0) + (2.0 if layout.recompute else 0.0) + measured)
 
 
 def matrix_rate(device: str, dtype: ComputeDtype, *, clock: Callable[[], float] = time.perf_counter) -> float:
