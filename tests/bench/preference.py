@@ -41,7 +41,9 @@ WANTED = 3.0
 # ------------------------------------------------------------ ours
 
 
-def config_of(folder: Path, recipe: str, steps: int, per_step: int, compiled: str) -> RunConfig:
+def config_of(
+    folder: Path, recipe: str, steps: int, per_step: int, compiled: str, *, tiny: bool
+) -> RunConfig:
     """As a config file would say it."""
     values: dict[str, Any] = {
         "model_name_or_path": str(folder), "dataset": "-", "finetuning_type": "qlora", "lora_rank": 16,
@@ -51,6 +53,8 @@ def config_of(folder: Path, recipe: str, steps: int, per_step: int, compiled: st
     }  # fmt: skip
     if recipe.endswith("recompute"):
         values["gradient_checkpointing"] = "on"
+    if tiny:  # a GPU takes the fused layers by itself
+        values["kernels"] = "on"
     return from_values(values)
 
 
@@ -67,7 +71,7 @@ def ours(folder: Path, shape: GlmShape, *, recipe: str, steps: int, compiled: st
 
     per_step = PAIRS * 8 if recipe.endswith("large") else PAIRS
     given = pairs(shape, per_step * steps)
-    config = config_of(folder, recipe, steps, per_step, compiled)
+    config = config_of(folder, recipe, steps, per_step, compiled, tiny=shape is TINY)
     units: list[Any] = [None] * len(given)
     for place, (prompt, chosen, rejected) in zip(
         epoch_order(len(given), epoch=0, seed=config.train.seed), given, strict=True
