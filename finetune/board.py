@@ -13,9 +13,9 @@ from kb.errors import MissingExtra
 class Board:
     """The curves of a run, written for TensorBoard with --tensorboard; otherwise nothing."""
 
-    def __init__(self, folder: Path, config: RunConfig, *, step: int) -> None:
+    def __init__(self, folder: Path, config: RunConfig, *, step: int, silent: bool = False) -> None:
         self.writer: Any = None
-        if config.train.tensorboard:
+        if config.train.tensorboard and not silent:
             try:
                 from torch.utils.tensorboard import SummaryWriter
             except ImportError as error:
@@ -28,6 +28,12 @@ class Board:
             self.writer.add_scalar("train/loss", loss, step)
             self.writer.add_scalar("train/learning_rate", rate, step)
             for name, value in measures.items():
+                self.writer.add_scalar(f"train/{name}", value, step)
+
+    def values(self, values: Mapping[str, float], step: int) -> None:
+        """Any numbers by name."""
+        if self.writer is not None:
+            for name, value in values.items():
                 self.writer.add_scalar(f"train/{name}", value, step)
 
     def evaluation(self, loss: float, step: int, measures: Mapping[str, float]) -> None:
