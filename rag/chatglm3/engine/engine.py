@@ -84,7 +84,7 @@ class Engine:
         self.loaded, self.config = loaded, config or EngineConfig()
         self.context = self.config.context or loaded.shape.context
         self._tokenizer = loaded.tokenizer
-        with torch.inference_mode():
+        with torch.no_grad():  # not inference mode: a model that is trained meanwhile shares its weights
             self._network = Network(loaded, slots=self.config.slots, context=self.context)
         capture = self.config.graphs and loaded.device.type == "cuda"
         self._stepper = Stepper(self._network, slots=self.config.slots, capture=capture)
@@ -118,6 +118,30 @@ class Engine:
         cancel: threading.Event | None = None,
     ) -> Ticket:
         """Queue a prompt. Raises GenerationError if it is too long or its adapter is not loaded."""
+        return self._queue([self._request(ids, options, cancel)])[0]
+
+    def submit_all(self, prompts: Sequence[tuple[Sequence[int], GenerateOptions]]) -> list[Ticket]:
+        """Queue prompts at one moment: who joins when, and so every number, is then the same each time."""
+        return self._queue([self._request(ids, options, None) for ids, options in prompts])
+
+    def refresh(self) -> None:
+        """Answer with the adapters' weights as they stand in the model now, and forget what was read with the old ones.
+
+        For training. Takes well under a millisecond a layer and reloads nothing. Raises GenerationError while requests run.
+        """
+        import torch
+
+        with self._changed:
+            if self._active or self._waiting:
+                raise GenerationError("The engine is answering.", zh="模型正在回答。")
+            with torch.inference_mode():
+                self._network.refresh()
+            self._free = [Slot(number) for number in range(self.config.slots)]
+            self._clock = 0
+
+    def _request(
+        self, ids: Sequence[int], options: GenerateOptions | None, cancel: threading.Event | None
+    ) -> Request:
         how = options or GenerateOptions()
         room = self.context - len(ids) - self._virtual(how.adapter)
         if not ids or room < 1:
@@ -128,15 +152,15 @@ class Engine:
         writing = Writing(
             self._tokenizer, options=how, limit=min(how.max_tokens, room), guard=self.config.loop_guard
         )
-        request = Request(
-            list(ids), how, writing, cancel or threading.Event(), random=random.Random(how.seed)
-        )
+        return Request(list(ids), how, writing, cancel or threading.Event(), random=random.Random(how.seed))
+
+    def _queue(self, requests: list[Request]) -> list[Ticket]:
         with self._changed:
             if self._closed:
                 raise GenerationError("The engine is closed.", zh="模型已关闭。")
-            self._waiting.append(request)
+            self._waiting += requests
             self._changed.notify()
-        return Ticket(request)
+        return [Ticket(request) for request in requests]
 
     def close(self) -> None:
         """End all requests and the thread."""
@@ -247,7 +271,8 @@ class Engine:
         event: Any = None
         if ids.is_cuda:
             here = torch.empty(ids.shape, dtype=ids.dtype, pin_memory=True)
-            ids, event = here.copy_(ids, non_blocking=True), torch.cuda.Event()
+            ids = here.copy_(ids, non_blocking=True)
+            event = torch.cuda.Event()  # type: ignore[no-untyped-call]
             event.record()
         for request in requests:
             request.pending += 1

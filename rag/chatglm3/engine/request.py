@@ -63,6 +63,11 @@ class Ticket:
         """Ids written so far, the end id not among them."""
         return list(self._request.writing.ids)
 
+    @property
+    def last_id(self) -> int:
+        """The id that was chosen last: after finish "stop" by the model, the one that ended the answer."""
+        return self._request.chosen[-1]
+
     def cancel(self) -> None:
         """End it within one token, with finish "stopped"."""
         self._request.cancel.set()
