@@ -111,7 +111,7 @@ def test_a_stopped_run_goes_on(place: Path) -> None:
     assert run.info(folder).can_resume and run.info(folder).step == 1
     result = train(folder, reward=reward)
     assert result.state == "done" and [e["step"] for e in steps_of(folder)] == [1, 2, 3]
-    held = [e for e in events.read(folder) if e["event"] == "eval"]
+    held = [e for e in events.read(folder) if e["event"] == "held_out"]
     assert held and set(held[-1]) >= {"score", "length", "ended"} and "eval_score" in result.metrics
 
 

@@ -25,7 +25,7 @@ COLOURS = ("#1f4e8c", "#c8553d", "#3f7f5f")
 def draw(events: Sequence[Event], *, folder: Path) -> list[Path]:
     """One picture a file of PICTURES; nothing if no step was logged."""
     steps = [e for e in events if e["event"] == "step" and "kl" in e]
-    evals = [e for e in events if e["event"] == "eval" and "score" in e]
+    evals = [e for e in events if e["event"] == "held_out"]
     if not steps:
         return []
     from matplotlib.figure import Figure

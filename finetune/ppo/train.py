@@ -147,7 +147,7 @@ class PpoRun:
 
     def _evaluate(self, step: int) -> None:
         found = self.loop.evaluate(self.held)
-        self.log.write("eval", step=step, **found)
+        self.log.write("held_out", step=step, **found)
         self.board.values({f"eval_{k}": v for k, v in found.items()}, step)
 
     def _status(self, state: run.State, **values: Any) -> None:
@@ -198,7 +198,7 @@ class PpoRun:
         names = ("score", "reward", "kl", "length", "ended", "entropy", "loss")
         found = {name: float(np.mean([e[name] for e in tail])) for name in names}
         found["first_score"] = float(steps[0]["score"])
-        evals = [e for e in events.read(self.folder) if e["event"] == "eval"]
+        evals = [e for e in events.read(self.folder) if e["event"] == "held_out"]
         if evals:
             found["eval_score"] = float(evals[-1]["score"])
         for part in ("generate", "score", "learn"):
