@@ -134,6 +134,8 @@ class TrainConfig:
     """auto: only where memory needs it."""
     compile: Switch = "auto"
     """auto: on a GPU, when the run is long enough to win back the warm-up."""
+    kernels: Switch = "auto"
+    """Fused layers for LoRA on packed rows. auto: on a GPU with bf16, where they can train it."""
     logging_steps: int = 1
     eval_steps: int = 0
     """Steps between evaluations; 0: once an epoch, if there is something to evaluate on."""

@@ -29,6 +29,11 @@ def hidden_states(trainee: Trainee, batch: Batch, *, noise: float = 0.0) -> Tens
         reach = noise / (batch.lengths.float() * embedded.shape[-1]).sqrt()
         uniform = torch.rand(embedded.shape, device=embedded.device) * 2 - 1
         embedded = embedded + (uniform * reach[..., None]).to(embedded.dtype)
+    if trainee.stack is not None and batch.cu_seqlens is not None:
+        hidden = trainee.stack(
+            embedded[0], positions=batch.positions[0], begins=batch.cu_seqlens, longest=batch.longest
+        )
+        return hidden[None]  # type: ignore[no-any-return]
     options: dict[str, Any] = {"use_cache": False, "position_ids": batch.positions}
     if trainee.prefix:
         rows = batch.ids.shape[0]

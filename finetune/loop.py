@@ -17,7 +17,7 @@ from finetune import checkpoint
 from finetune.config import RunConfig
 from finetune.events import EventLog
 from finetune.memory import Layout
-from finetune.methods import Trainee, checkpoint_layers, compile_layers
+from finetune.methods import Trainee, checkpoint_layers, compile_layers, fuse_layers
 from finetune.optimizer import Optimizer
 from finetune.pack import (
     Batch,
@@ -92,6 +92,9 @@ class Loop:
 
     def setup(self) -> None:
         """Checkpointing and compiling as the layout says."""
+        if self.layout.kernels:
+            self.trainee = fuse_layers(self.trainee, kept=self.layout.kept, resident=self.layout.resident)
+            return
         if self.layout.recompute:
             checkpoint_layers(self.trainee)
         if self.layout.compiled:
@@ -152,6 +155,10 @@ class Loop:
         if layout.tokens > longest and layout.tokens > 2048:
             smaller = replace(layout, tokens=max(longest, layout.tokens // 2))
             zh, en = f"每行缩短为 {smaller.tokens} 个 token", f"rows of {smaller.tokens} tokens"
+        elif layout.kernels and (layout.resident or (layout.kept and can)):
+            smaller = replace(layout, resident=False, recompute=can, kept=0 if can else layout.kept)
+            self.trainee = fuse_layers(self.trainee, kept=smaller.kept, resident=False)
+            zh, en = "开启重算，权重随用随解", "recomputing, weights unpacked when they are needed"
         elif not layout.recompute and can:
             smaller = replace(layout, recompute=True)
             checkpoint_layers(self.trainee)

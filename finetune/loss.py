@@ -6,6 +6,7 @@ are never multiplied at all.
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -38,6 +39,31 @@ def plain_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tens
     return torch.nn.functional.cross_entropy(logits, targets, reduction="sum")
 
 
+def fused_logits(hidden: Tensor) -> bool:
+    """Whether the Triton kernel takes the loss and its gradient out of 16-bit logits."""
+    import torch
+
+    return hidden.is_cuda and hidden.dtype == torch.bfloat16 and find_spec("triton") is not None
+
+
+def _fused(hidden: Tensor, weight: Tensor, targets: Tensor, grad_hidden: Tensor | None) -> Tensor:
+    """The loss; `grad_hidden` is filled in. The logits of a chunk are read twice and written once."""
+    import torch
+
+    from finetune.kernels import launch
+
+    total = torch.zeros((), dtype=torch.float32, device=hidden.device)
+    chunk = rows_per_chunk(weight.shape[0]) * 2
+    logits = hidden.new_empty(min(chunk, hidden.shape[0]), weight.shape[0])
+    for at in range(0, hidden.shape[0], chunk):
+        rows = hidden[at : at + chunk]
+        here = torch.mm(rows, weight.T, out=logits[: rows.shape[0]])
+        total += launch.cross_entropy(here, targets[at : at + chunk]).sum()
+        if grad_hidden is not None:
+            torch.mm(here, weight, out=grad_hidden[at : at + chunk])
+    return total
+
+
 _made: Any = None
 
 
@@ -56,6 +82,11 @@ def _function() -> Any:
             want_hidden, want_weight = ctx.needs_input_grad[0], ctx.needs_input_grad[1]
             total = torch.zeros((), dtype=torch.float32, device=hidden.device)
             # float16 would lose gradients before the loss is scaled up: keep them in float32 until then
+            if fused_logits(hidden) and not want_weight:
+                grad_hidden = torch.empty_like(hidden) if want_hidden else None
+                ctx.save_for_backward(grad_hidden, None)
+                ctx.dtypes = hidden.dtype, weight.dtype
+                return _fused(hidden, weight, targets, grad_hidden)
             kept = torch.float32 if hidden.dtype == torch.float16 else hidden.dtype
             grad_hidden = torch.empty_like(hidden, dtype=kept) if want_hidden else None
             grad_weight = torch.zeros_like(weight, dtype=torch.float32) if want_weight else None

@@ -6,6 +6,7 @@ linear layers, rows of 8,192 and 16,384 tokens, with and without recomputation, 
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass, replace
 
 from finetune.config import RunConfig
@@ -27,6 +28,12 @@ class Layout:
     """Gradient checkpointing."""
     compiled: bool = False
     packed: bool = True
+    kernels: bool = False
+    """Fused layers (finetune.kernels) instead of transformers' own."""
+    kept: int = 0
+    """Fused layers: how many keep all that their backward pass reads; the others compute it again."""
+    resident: bool = False
+    """Fused layers: all weights stay unpacked beside their 4 bits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +115,11 @@ def layer_bytes(shape: GlmShape, *, dtype: ComputeDtype, compiled: bool) -> int:
 
 def need(shape: GlmShape, config: RunConfig, *, layout: Layout, dtype: ComputeDtype) -> MemoryNeed:
     """The peak of a step."""
+    if layout.kernels:
+        from finetune.kernels import fit
+
+        count = trainable_count(shape, config)
+        return fit.need(shape, config, layout=layout, dtype=dtype, count=count)
     width = 4 if dtype == "float32" else 2
     quantise = quantise_of(config)
     weights = weight_bytes(shape, dtype=dtype, quantise=quantise)  # type: ignore[arg-type]
@@ -134,6 +146,7 @@ def choose_layout(
     longest: int,
     wanted: int,
     compiled: bool,
+    kernels: bool = False,
 ) -> tuple[Layout, MemoryNeed, bool]:
     """The fastest layout that fits into `free` bytes, what it needs, and whether it fits at all.
 
@@ -154,6 +167,8 @@ def choose_layout(
         sizes = sorted(
             {max(longest, min(wanted, size)) for size in (32_768, 16_384, 8192, 4096, 2048, 1024, 512, 1)}
         )[::-1]
+    if kernels:
+        return _fused_layout(shape, config, sizes, dtype=dtype, free=free)
     plain = Layout(sizes[-1], recompute=allowed[-1], compiled=compiled, packed=packed)
     # long rows without recomputation, then long rows with it, then whatever there is room for
     enough = [s for s in sizes if s >= min(4096, sizes[0])]
@@ -165,3 +180,22 @@ def choose_layout(
                 if found.total <= free:
                     return layout, found, True
     return plain, need(shape, config, layout=plain, dtype=dtype), False
+
+
+def _fused_layout(
+    shape: GlmShape, config: RunConfig, sizes: list[int], *, dtype: ComputeDtype, free: int
+) -> tuple[Layout, MemoryNeed, bool]:
+    """The same with fused layers: of all row lengths and numbers of layers kept, the cheapest that fits."""
+    from finetune.kernels import fit
+
+    between = {(a + b) // 2 // 64 * 64 for a, b in itertools.pairwise(sizes) if b >= 1024}
+    every = sorted({*sizes, *between}, reverse=True)
+    smallest: tuple[Layout, MemoryNeed] | None = None
+    for layout in fit.layouts(shape, sizes=every, switch=config.train.gradient_checkpointing):
+        found = need(shape, config, layout=layout, dtype=dtype)
+        if found.total <= free:
+            return layout, found, True
+        if smallest is None or found.total < smallest[1].total:
+            smallest = layout, found
+    assert smallest is not None
+    return *smallest, False

@@ -43,6 +43,8 @@ class Trainee:
     method: str
     prefix: int = 0
     """Tokens of the learned prefix; 0 without."""
+    stack: Any = None
+    """finetune.kernels.stack.Stack, if the layers run fused."""
 
     @property
     def device(self) -> str:
@@ -197,6 +199,13 @@ def checkpoint_layers(trainee: Trainee) -> None:
             zh="P-tuning 不能重算激活。请减小 --cutoff-len 或 --per-device-train-batch-size。",
         )
     trainee.glm.gradient_checkpointing_enable({"use_reentrant": False})
+
+
+def fuse_layers(trainee: Trainee, *, kept: int, resident: bool) -> Trainee:
+    """The same model, its decoder layers carried out by finetune.kernels in training and evaluation."""
+    from finetune.kernels.stack import Stack
+
+    return replace(trainee, stack=Stack(trainee.glm, kept=kept, resident=resident))
 
 
 def compile_layers(trainee: Trainee, *, backend: str = "inductor") -> None:

@@ -86,10 +86,12 @@ class Optimizer:
             if parameter.grad is None:
                 master.grad = None
                 continue
-            gradient = parameter.grad.float().div_(divisor)
+            gradient = parameter.grad.float()
             parameter.grad = None
             master.grad = gradient
             gradients.append(gradient)
+        if gradients:
+            torch._foreach_div_(gradients, divisor)
         norm = float(torch.nn.utils.get_total_norm(gradients)) if gradients else 0.0
         finite = math.isfinite(norm)
         self.scaler.after(finite)
@@ -110,9 +112,9 @@ class Optimizer:
         import torch
 
         with torch.no_grad():
-            for name, parameter in self.named.items():
-                if parameter is not self.masters[name]:
-                    parameter.copy_(self.masters[name])
+            pairs = [(p, self.masters[n]) for n, p in self.named.items() if p is not self.masters[n]]
+            if pairs:
+                torch._foreach_copy_([p for p, _ in pairs], [m for _, m in pairs])
 
     def tensors(self) -> dict[str, Tensor]:
         """Masters and moments by name, for a checkpoint."""

@@ -37,6 +37,8 @@ class RowShape:
     longest: int
     """Most tokens of a document."""
     fixed: bool = False
+    unit: int = 1
+    """A row that is not fixed is filled up to a multiple of this."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -188,7 +190,7 @@ def _packed(units: Sequence[Unit], shape: RowShape) -> Batch:
     documents = documents_of(units)
     sizes = [len(d) for d in documents]
     used = sum(sizes)
-    rest = shape.tokens - used if shape.fixed else 0
+    rest = shape.tokens - used if shape.fixed else -used % shape.unit
     spans = sizes + [min(shape.longest, rest - at) for at in range(0, rest, max(1, shape.longest))]
     ids = np.full(used + rest, PAD, np.int64)
     ids[:used] = np.concatenate([d.ids for d in documents])
@@ -206,7 +208,7 @@ def _packed(units: Sequence[Unit], shape: RowShape) -> Batch:
         where=torch.from_numpy(where),
         targets=torch.from_numpy(shifted[where]),
         cu_seqlens=torch.from_numpy(begins),
-        longest=shape.longest if shape.fixed else max(sizes),
+        longest=shape.longest if shape.fixed else max(spans),
         mask=None,
         tokens=used,
         owner=torch.from_numpy(owner),

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from finetune.config import RunConfig
+from finetune.kernels import fit
 from finetune.memory import GIB, Layout, MemoryNeed, choose_layout, trainable_count
 from finetune.pack import choose_tokens, pack, row_shape, step_examples, steps_per_epoch
 from finetune.preference_config import SIDES
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 
 EFFICIENCY = {True: 0.60, False: 0.43}
 """Share of the matrix-product speed that training reached on one H100, compiled or not (first measurements)."""
+FUSED = 0.65
+"""The same with fused layers."""
 COMPILE_FROM = 2_000_000
 """Tokens from which the warm-up of the compiler is won back."""
 PASSES = {"dpo": 1, "kto": 3}
@@ -105,9 +108,10 @@ def make_plan(
     steps = total_steps(config, len(lengths))
     per_epoch = steps_per_epoch(len(lengths), per_step=config.examples_per_step)
     tokens, run_tokens = sum(lengths), sum(lengths) * steps / per_epoch
-    compiled = compiles(config, device=device, tokens=int(run_tokens))
+    kernels = fit.why_not(config, device=device, dtype=dtype) is None
+    compiled = not kernels and compiles(config, device=device, tokens=int(run_tokens))
     memory = free or int(free_bytes(device) * RESERVE)
-    layout, found, fits = _layout(shape, config, lengths, dtype, memory, compiled)
+    layout, found, fits = _layout(shape, config, lengths, dtype, memory, compiled, kernels)
     changes = () if fits else _changes(shape, config, lengths, dtype, memory)
     speed = rate or matrix_rate(device, dtype)
     rows = _rows(config, lengths, layout)
@@ -135,7 +139,7 @@ def make_plan(
         seconds=run_tokens
         * max(1.0, padded)
         * flops_per_token(shape, config, layout)
-        / (speed * EFFICIENCY[compiled]),
+        / (speed * (FUSED if kernels else EFFICIENCY[compiled])),
         changes_zh=tuple(zh for zh, _ in changes),
         changes_en=tuple(en for _, en in changes),
     )
@@ -150,13 +154,26 @@ def device_name(config: RunConfig) -> str:
 
 
 def _layout(
-    shape: GlmShape, config: RunConfig, lengths: list[int], dtype: ComputeDtype, free: int, compiled: bool
+    shape: GlmShape,
+    config: RunConfig,
+    lengths: list[int],
+    dtype: ComputeDtype,
+    free: int,
+    compiled: bool,
+    kernels: bool = False,
 ) -> tuple[Layout, MemoryNeed, bool]:
     longest = max(lengths)
     mean = sum(lengths) / len(lengths) * config.examples_per_step
     wanted = max(longest, min(32_768, 512 * math.ceil(1.5 * mean / 512)))
     layout, found, fits = choose_layout(
-        shape, config, dtype=dtype, free=free, longest=longest, wanted=wanted, compiled=compiled
+        shape,
+        config,
+        dtype=dtype,
+        free=free,
+        longest=longest,
+        wanted=wanted,
+        compiled=compiled,
+        kernels=kernels,
     )
     if layout.packed and fits and not config.train.pack_tokens:
         tokens = choose_tokens(
@@ -186,7 +203,7 @@ def _rows(config: RunConfig, lengths: list[int], layout: Layout) -> int:
 
 def rows_of(config: RunConfig, *, lengths: list[int], layout: Layout, steps: int) -> RowShape:
     """The shape of the run's packed rows."""
-    return row_shape(
+    found = row_shape(
         lengths,
         per_step=config.examples_per_step,
         tokens=layout.tokens,
@@ -195,6 +212,7 @@ def rows_of(config: RunConfig, *, lengths: list[int], layout: Layout, steps: int
         fixed=layout.compiled,
         sides=SIDES.get(config.data.stage, 1),
     )
+    return replace(found, unit=64) if layout.kernels else found
 
 
 def _changes(
@@ -255,6 +273,8 @@ def flops_per_token(shape: GlmShape, config: RunConfig, layout: Layout) -> float
     The head works on trained tokens only; counted whole.
     """
     whole = shape.parameters - shape.hidden * shape.vocabulary
+    if layout.kernels:
+        return whole * fit.cost(shape, layout)
     frozen = config.method.finetuning_type in ("qlora", "lora", "ptuning")
     measured = PASSES.get(config.data.stage, 0)
     return whole * ((4.0 if frozen else 6.0) + (2.0 if layout.recompute else 0.0) + 2.0 * measured)

@@ -5,6 +5,7 @@ config.json -> data -> plan -> base model -> trainable weights -> (last checkpoi
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 import time
@@ -18,6 +19,7 @@ from finetune import adapter_folder, checkpoint, events, plots, run, samples
 from finetune.board import Board
 from finetune.config import RunConfig
 from finetune.events import Event, EventLog
+from finetune.kernels import fit
 from finetune.loop import Loop, eager
 from finetune.methods import attach, open_base
 from finetune.plan import Plan, make_plan
@@ -78,6 +80,8 @@ def carry_out(
 ) -> RunResult:
     """What `train` does, with the stage's own parts. Whatever ends it stands in the status and the events."""
     run.must_be_idle(folder)
+    # rows differ in length: let blocks of GPU memory grow instead of piling up; read when CUDA begins
+    os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
     log = EventLog(folder, listen=listen)
     config = run.read_config(folder)
     run.write_status(folder, state="running", step=0, total=0)
@@ -149,6 +153,9 @@ class _Run:
         if not self.plan.fits:
             raise does_not_fit(self.plan)
         self._say_data()
+        why = fit.must_say(self.config, device=self.plan.device, dtype=self.plan.dtype)
+        if why:
+            self.log.write("say", step=0, zh=why[0], en=why[1])
         self.loop = self._loop()
         if found:
             self.loop.load(found[-1])

@@ -69,6 +69,15 @@ def test_compiled_and_plain_training_agree_and_nothing_recompiles(place: Path, m
     assert ours[-1] == pytest.approx(plain[-1], rel=0.03)
 
 
+@pytest.mark.parametrize("method", ["qlora", "lora"])
+def test_fused_layers_learn_what_the_plain_ones_learn(place: Path, method: str) -> None:
+    plain, _ = curve(place, finetuning_type=method, kernels="off", compile="off", packing=False)
+    for checkpointing in ("off", "on"):
+        ours, found = curve(place, finetuning_type=method, kernels="on", gradient_checkpointing=checkpointing)
+        assert not [e for e in found if e["event"] == "say"]
+        assert ours[-1] == pytest.approx(plain[-1], rel=0.03)
+
+
 def test_float16_is_scaled(place: Path) -> None:
     losses, _ = curve(place, finetuning_type="lora", precision="fp16", compile="off")
     assert losses[-1] < losses[0]

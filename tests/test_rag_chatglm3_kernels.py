@@ -35,7 +35,9 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return converted(folder, hidden_size=256, ffn_hidden_size=192, kv_channels=32, seq_length=512)
 
 
-def steps(loaded: LoadedModel, *, rows: int, lora: bool, positions: list[int], adapters: list[int]) -> tuple[Any, Any]:
+def steps(
+    loaded: LoadedModel, *, rows: int, lora: bool, positions: list[int], adapters: list[int]
+) -> tuple[Any, Any]:
     """Logits of one step through the kernels and through torch, on caches with the same random content."""
     import torch
 
@@ -67,8 +69,23 @@ def steps(loaded: LoadedModel, *, rows: int, lora: bool, positions: list[int], a
     taking_part = [i for i, p in enumerate(positions) if p < 512]
     for ours, plain in zip(written, (network.cache.keys, network.cache.values), strict=True):
         difference = (ours[..., :512, :] - plain[..., :512, :]).abs().max()
-        assert difference < 1e-3 * plain.abs().max()
+        assert difference < 4e-3 * plain.abs().max()
     return step.logits[taking_part].float(), wanted[taking_part].float()
+
+
+def test_more_inputs_than_fit_in_registers(
+    base: Path, tmp_path: Path, device: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from test_rag_chatglm3_engine import add_lora
+
+    from rag.chatglm3.engine import fast
+
+    monkeypatch.setitem(fast.SINGLE, "nf4", fast.Tiles(4, 128, 4, each=1))
+    monkeypatch.setitem(fast.SINGLE, "nf4, long", fast.Tiles(4, 128, 4))
+    adapters = {"red": add_lora(base, tmp_path / "red", seed=1)}
+    loaded = load(base, adapters=adapters, config=LoadConfig(quantise="nf4", device=device, dtype="fp32"))
+    both = steps(loaded, rows=1, lora=True, positions=[300], adapters=[0])
+    assert close(*both, within=1e-4 if device == "cpu" else 2e-3)
 
 
 def close(ours: Any, plain: Any, *, within: float) -> bool:
@@ -84,7 +101,9 @@ def test_a_step_is_that_of_torch(base: Path, tmp_path: Path, device: str, quanti
     config = LoadConfig(quantise=quantise, device=device, dtype="fp32")
     loaded = load(base, adapters=adapters, config=config)
     positions = [300, 0, 127, 512, 511][:rows]
-    exact = 1e-4 if quantise == "none" or device == "cpu" else 2e-3  # nf4's numbers in registers are 0.11 % off
+    exact = (
+        1e-4 if quantise == "none" or device == "cpu" else 2e-3
+    )  # nf4's numbers in registers are 0.11 % off
     plain = steps(loaded, rows=rows, lora=False, positions=positions, adapters=[-1] * rows)
     assert close(*plain, within=exact)
     with_lora = steps(loaded, rows=rows, lora=True, positions=positions, adapters=[1, 0, -1, -1, 1][:rows])

@@ -73,6 +73,7 @@ HELP: dict[str, tuple[str, str]] = {
     "pack_tokens": ("每行 token 数；0 自动", "tokens of a row; 0 chooses"),
     "gradient_checkpointing": ("用重算换显存", "recompute activations to save memory"),
     "compile": ("编译各层", "compile the layers"),
+    "kernels": ("融合内核（LoRA，打包）", "fused layers for LoRA on packed rows"),
     "logging_steps": ("每几步记录一次", "steps between log lines"),
     "eval_steps": ("每几步评估；0 每轮", "steps between evaluations; 0: every epoch"),
     "save_steps": ("每几步存检查点", "steps between checkpoints"),

@@ -186,11 +186,13 @@ def plan_lines(plan: Plan) -> list[str]:
         ("打包" if layout.packed else "补齐")
         + ("，重算" if layout.recompute else "")
         + ("，编译" if layout.compiled else "")
+        + ("，融合内核" if layout.kernels else "")
     )
     how_en = (
         ("packed" if layout.packed else "padded")
         + (", recomputing" if layout.recompute else "")
         + (", compiled" if layout.compiled else "")
+        + (", fused layers" if layout.kernels else "")
     )
     parts = [x / gib for x in (need.weights, need.trained, need.kept, need.working)]
     lines = [

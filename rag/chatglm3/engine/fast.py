@@ -31,15 +31,17 @@ class Tiles:
     inputs: int
     warps: int
     stages: int = 1
+    each: int = 0
+    """Programs for each multiprocessor that go on from group to group; 0: a program for each group."""
 
 
 SINGLE = {
     "plain": Tiles(2, 4096, 4),
     "plain, long": Tiles(2, 2048, 4),
-    "nf4": Tiles(4, 4096, 4),
-    "nf4, long": Tiles(4, 2048, 2),
+    "nf4": Tiles(4, 4096, 4, each=3),
+    "nf4, long": Tiles(4, 2048, 4),
 }
-"""Measured; "long" is for products with more inputs than outputs, and for square ones."""
+"""Measured; "long" is for more inputs than outputs, and for square products; for nf4, for more inputs than 4,096."""
 SEVERAL = Tiles(16, 256, 2, 4)
 
 
@@ -118,7 +120,9 @@ class FastStep:
         self._hidden, self._qkv = empty(rows, shape.hidden), empty(rows, wide)
         self._mixed, self._inner = empty(rows, shape.heads * shape.head_dim), empty(rows, shape.ffn)
         self.logits = empty(rows, shape.vocabulary, kind=torch.float32)
-        self._piece = max(SHORTEST_PIECE, -(-network.cache.length // PIECES // SHORTEST_PIECE) * SHORTEST_PIECE)
+        self._piece = max(
+            SHORTEST_PIECE, -(-network.cache.length // PIECES // SHORTEST_PIECE) * SHORTEST_PIECE
+        )
         self._pieces = -(-network.cache.length // self._piece)
         self._per_group = shape.heads // shape.groups
         self._tile = max(16, 1 << (self._per_group - 1).bit_length())
@@ -127,17 +131,20 @@ class FastStep:
         self._top, self._sum = empty(*parts, kind=torch.float32), empty(*parts, kind=torch.float32)
         ranks = max((w.lora.down.shape[0] for x in layers for w in _products(x) if w.lora), default=1)
         self._ranks = empty(rows, ranks, kind=torch.float32)
-        self._flags = empty(4 * len(layers), kind=torch.int32)
+        self._words = empty(4 * len(layers), ranks, kind=torch.int64)
         self._epoch = empty(1, kind=torch.int32)
         self._normed = empty(rows, shape.hidden)
         packed = [w for x in layers for w in _products(x) if w.kind == NF4] if rows > 1 else []
         self._scratch = empty(max((w.outputs * w.inputs for w in packed), default=1))
         """nf4 with several rows: the weights of one product at a time in the model's dtype."""
         self._assemble = device.type == "cuda"
+        self._multiprocessors = (
+            torch.cuda.get_device_properties(device).multi_processor_count if self._assemble else 4
+        )
         if packed or layers[0].qkv.kind == NF4:
             from rag.chatglm3.engine.kernels.nf4 import ALPHA, NUMBERS, words
 
-            self._words = words()
+            self._bytes = words()
             self._table = torch.tensor(NUMBERS, device=device) * ALPHA
 
     def run(self) -> None:
@@ -150,20 +157,20 @@ class FastStep:
         self._epoch += 1
         hidden = self._hidden
         for number, layer in enumerate(self._layers):
-            flags = self._flags[4 * number :]
-            self._product(hidden, layer.qkv, self._qkv, flags, norm=layer.norm)
+            words = self._words[4 * number :]
+            self._product(hidden, layer.qkv, self._qkv, words[0], norm=layer.norm)
             self._attend(number)
-            self._product(self._mixed, layer.out, hidden, flags[1:], residual=hidden)
-            self._product(hidden, layer.gate_up, self._inner, flags[2:], norm=layer.second_norm, swiglu=True)
-            self._product(self._inner, layer.down, hidden, flags[3:], residual=hidden)
-        self._product(hidden, self._head, self.logits, self._flags, norm=network.norm.weight)
+            self._product(self._mixed, layer.out, hidden, words[1], residual=hidden)
+            self._product(hidden, layer.gate_up, self._inner, words[2], norm=layer.second_norm, swiglu=True)
+            self._product(self._inner, layer.down, hidden, words[3], residual=hidden)
+        self._product(hidden, self._head, self.logits, self._words[0], norm=network.norm.weight)
 
     def _product(
         self,
         x: torch.Tensor,
         weights: Weights,
         out: torch.Tensor,
-        flag: torch.Tensor,
+        words: torch.Tensor,
         *,
         norm: torch.Tensor | None = None,
         residual: torch.Tensor | None = None,
@@ -181,18 +188,27 @@ class FastStep:
         if self._rows > 1:
             self._several(x, weights, bias, left, out, lora, norm, what)
         elif weights.kind == NF4:
-            self._four_bits(x, weights, bias, left, out, lora, norm, flag, what)
+            self._four_bits(x, weights, bias, left, out, lora, norm, words, what)
         else:
-            self._plain(x, weights, bias, left, out, lora, norm, flag, what)
+            self._plain(x, weights, bias, left, out, lora, norm, words, what)
 
-    def _adapters(self, lora: LoraStack | None, flag: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    def _adapters(self, lora: LoraStack | None, words: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """What a single row's kernel reads of the adapters."""
         if lora is None:
-            return flag, flag, flag, flag, self._ranks, flag, flag
-        return lora.down, lora.up, lora.owner, self.adapter, self._ranks, flag, self._epoch
+            return words, words, words, words, words, words
+        return lora.down, lora.up, lora.owner, self.adapter, words, self._epoch
 
     def _plain(
-        self, x: Any, weights: Weights, bias: Any, left: Any, out: Any, lora: Any, norm: Any, flag: Any, what: Any
+        self,
+        x: Any,
+        weights: Weights,
+        bias: Any,
+        left: Any,
+        out: Any,
+        lora: Any,
+        norm: Any,
+        words: Any,
+        what: Any,
     ) -> None:
         from rag.chatglm3.engine.kernels.single import plain
 
@@ -201,26 +217,46 @@ class FastStep:
         scale = x if weights.offset is None else weights.offset
         plain[(what["RANKS"] - (-what["N"] // cut.outputs),)](
             x, x if norm is None else norm, weights.weight, scale, bias, left, out, self._network.shape.epsilon,
-            *self._adapters(lora, flag), **what, INT8=weights.kind == INT8, NORM=norm is not None,
+            *self._adapters(lora, words), **what, INT8=weights.kind == INT8, NORM=norm is not None,
             BN=cut.outputs, BK=inputs, num_warps=cut.warps,
         )  # fmt: skip
 
     def _four_bits(
-        self, x: Any, weights: Weights, bias: Any, left: Any, out: Any, lora: Any, norm: Any, flag: Any, what: Any
+        self,
+        x: Any,
+        weights: Weights,
+        bias: Any,
+        left: Any,
+        out: Any,
+        lora: Any,
+        norm: Any,
+        words: Any,
+        what: Any,
     ) -> None:
         import torch
 
-        from rag.chatglm3.engine.kernels.single import four_bits
+        from rag.chatglm3.engine.kernels.four_bits import four_bits, long
 
-        cut = SINGLE["nf4, long" if weights.inputs >= weights.outputs else "nf4"]
-        inputs = min(cut.inputs, max(64, 1 << (weights.inputs - 1).bit_length()))
         kind = {torch.bfloat16: 0, torch.float16: 1, torch.float32: 2}[x.dtype]
         whole = torch.int64 if kind == 2 else torch.int32
+        cut = SINGLE["nf4"]
+        if weights.inputs > cut.inputs and norm is None:
+            cut = SINGLE["nf4, long"]
+            what.pop("SWIGLU")
+            long[(what["RANKS"] - (-what["N"] // cut.outputs),)](
+                x, x.view(whole), weights.weight.view(-1).view(torch.int32), weights.scales, weights.code, weights.outer, weights.offset, self._table,
+                self._bytes, bias, left, out, *self._adapters(lora, words), **what, KIND=kind, BN=cut.outputs, BK=cut.inputs,
+                ASSEMBLE=self._assemble, num_warps=cut.warps,
+            )  # fmt: skip
+            return
+        inputs = max(64, 1 << (weights.inputs - 1).bit_length())
         factor = x if norm is None else norm
-        four_bits[(what["RANKS"] - (-what["N"] // cut.outputs),)](
-            x, x.view(whole), factor, factor.view(whole), weights.weight, weights.scales, weights.code, weights.outer,
-            weights.offset, self._table, self._words, bias, left, out, self._network.shape.epsilon, *self._adapters(lora, flag), **what,
-            KIND=kind, NORM=norm is not None, BN=cut.outputs, BK=inputs, ASSEMBLE=self._assemble, num_warps=cut.warps,
+        programs = min(cut.each * self._multiprocessors, -(-what["N"] // cut.outputs))
+        four_bits[(what["RANKS"] + programs,)](
+            x, x.view(whole), factor, factor.view(whole), weights.weight.view(-1).view(torch.int32), weights.scales, weights.code, weights.outer,
+            weights.offset, self._table, self._bytes, bias, left, out, self._network.shape.epsilon,
+            *self._adapters(lora, words), **what, KIND=kind, NORM=norm is not None, BN=cut.outputs, BK=inputs,
+            PROGRAMS=programs, ASSEMBLE=self._assemble, num_warps=cut.warps,
         )  # fmt: skip
 
     def _several(
@@ -240,7 +276,7 @@ class FastStep:
         if weights.kind == NF4:
             weight, size = self._scratch, weights.outputs * weights.inputs // 2
             dequantise[(-(-size // 2048),)](
-                weights.weight, weights.scales, weights.code, weights.outer, weights.offset, self._table, self._words, weight, size,
+                weights.weight, weights.scales, weights.code, weights.outer, weights.offset, self._table, self._bytes, weight, size,
                 K=weights.inputs, BLOCK=2048, ASSEMBLE=self._assemble, num_warps=4,
             )  # fmt: skip
         if lora is not None:
@@ -271,7 +307,7 @@ class FastStep:
         )  # fmt: skip
         join[(self._rows, shape.heads)](
             self._part, self._top, self._sum, self.positions, self._mixed, network.cache.length,
-            BP=max(2, 1 << (self._pieces - 1).bit_length()), num_warps=8, **heads,
+            BP=max(2, 1 << (self._pieces - 1).bit_length()), num_warps=4, **heads,
         )  # fmt: skip
 
 

@@ -87,7 +87,9 @@ class Stepper:
         else:
             threading.Thread(target=self._compile, name="compile-kernels", daemon=True).start()
 
-    def step(self, positions: Sequence[int], *, first: int, length: int, adapters: Sequence[str]) -> torch.Tensor:
+    def step(
+        self, positions: Sequence[int], *, first: int, length: int, adapters: Sequence[str]
+    ) -> torch.Tensor:
         """One token for each of the slots from `first` on; its id is taken from `network.next_ids`.
 
         A row that takes no part has the cache's length as its position. `length`: how much of the cache is looked at at
@@ -102,7 +104,9 @@ class Stepper:
         idle = network.cache.length  # two widths only: one row, or all slots
         wide = [idle] * before + list(positions) + [idle] * after
         slots = list(range(first - before, first + rows + after))
-        program = self._captured(slots, length, [-1] * before + numbers + [-1] * after, lora=max(numbers) >= 0)
+        program = self._captured(
+            slots, length, [-1] * before + numbers + [-1] * after, lora=max(numbers) >= 0
+        )
         logits = program.run(wide, slots, [-1] * before + numbers + [-1] * after)
         return logits[before : before + rows]
 
@@ -110,9 +114,7 @@ class Stepper:
         import torch
 
         network = self._network
-        program = TorchStep(
-            network, rows=len(positions), first=first, length=length, lora=max(numbers) >= 0
-        )
+        program = TorchStep(network, rows=len(positions), first=first, length=length, lora=max(numbers) >= 0)
         slots = list(range(first, first + len(positions)))
         program.inputs.copy_(torch.tensor([positions, slots, numbers]))
         program.run()

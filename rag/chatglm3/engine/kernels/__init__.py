@@ -2,6 +2,7 @@
 
 nf4.py        4-bit weights -> numbers
 single.py     one row: RMSNorm -> product -> bias, adapters, SwiGLU, residual, in one kernel
+four_bits.py  the same with nf4 weights
 several.py    many rows: the same on tensor cores
 adapters.py   LoRA inside those kernels
 attention.py  rotary, writing the cache and attention in pieces over the positions; then the pieces together

@@ -1,7 +1,8 @@
 """What LoRA adapters add to a product, for kernels in which the first programs compute what all others then need.
 
-The first RANKS programs of a launch compute `t = down(x)`, one number each, and count themselves on a flag; the others do
-their own part first and look at `t` at the end. Programs start in order, so those that are waited for are never behind.
+The first RANKS programs of a launch compute `t = down(x)`, one number each; the others do their own part first and look at
+`t` at the end. Programs start in order, so those that are waited for are never behind. A number is stored together with the
+count of the step (`epoch`) in one 64-bit word: whoever reads it sees whether it is this step's.
 """
 
 import triton
@@ -9,25 +10,53 @@ import triton.language as tl
 
 
 @triton.jit
-def tell(t_ptr, r, value, flag_ptr):
-    """Store a number and count it."""
-    tl.store(t_ptr + r, value)
-    tl.debug_barrier()
-    tl.atomic_add(flag_ptr, 1, sem="release")
+def tell(t_ptr, r, value, epoch):
+    """Store a number of this step."""
+    bits = value.to(tl.int32, bitcast=True).to(tl.int64) & 0xFFFFFFFF
+    tl.store(t_ptr + r, (epoch.to(tl.int64) << 32) | bits)
 
 
 @triton.jit
-def added(t_ptr, up_ptr, flag_ptr, epoch_ptr, rows, N, RANKS: tl.constexpr, WIDE: tl.constexpr):
-    """up @ t for `rows`, once all of t is there. `epoch`: how often this launch ran. *Shape:* (BN,)."""
-    wanted = tl.load(epoch_ptr) * RANKS
-    while tl.atomic_add(flag_ptr, 0, sem="acquire") < wanted:
-        pass
-    tl.debug_barrier()
-    r = tl.arange(0, WIDE)
-    inner = tl.load(t_ptr + r, mask=r < RANKS, other=0.0, volatile=True)
-    mask = (rows < N)[:, None] & (r < RANKS)[None, :]
-    up = tl.load(up_ptr + rows[:, None] * RANKS + r[None, :], mask=mask, other=0.0)
-    return tl.sum(up.to(tl.float32) * inner[None, :], axis=1)
+def complete(t_ptr, epoch_ptr, RANKS: tl.constexpr, WIDE: tl.constexpr):
+    """The numbers of this step, waited for. *Shape:* (WIDE,)."""
+    epoch = tl.load(epoch_ptr)
+    place = t_ptr + tl.arange(0, WIDE)
+    mask = tl.arange(0, WIDE) < RANKS
+    words = tl.load(place, mask=mask, other=1 << 62, volatile=True)
+    while tl.min(words >> 32) < epoch:
+        words = tl.load(place, mask=mask, other=1 << 62, volatile=True)
+    return words.to(tl.int32).to(tl.float32, bitcast=True)
+
+
+@triton.jit
+def ups(up_ptr, rows, N, RANKS: tl.constexpr, WIDE: tl.constexpr):
+    """The adapters' second halves of `rows`, if there are any. *Shape:* (rows, WIDE)."""
+    if RANKS > 0:
+        r = tl.arange(0, WIDE)
+        mask = (rows < N)[:, None] & (r < RANKS)[None, :]
+        return tl.load(up_ptr + rows[:, None] * RANKS + r[None, :], mask=mask, other=0.0)
+    else:
+        return 0.0
+
+
+@triton.jit
+def down(x_ptr, norm_ptr, down_ptr, owner_ptr, adapter_ptr, t_ptr, epoch_ptr, epsilon, r, K: tl.constexpr, NORM: tl.constexpr, BK: tl.constexpr):  # fmt: skip
+    """One rank of the first halves for a single row; 0 if it belongs to another adapter."""
+    mine = tl.load(owner_ptr + r) == tl.load(adapter_ptr)
+    sums = tl.zeros((BK,), tl.float32)
+    squares = tl.zeros((BK,), tl.float32)
+    for step in tl.static_range((K + BK - 1) // BK):
+        k = step * BK + tl.arange(0, BK)
+        mask = (k < K) & mine
+        x = tl.load(x_ptr + k, mask=mask, other=0.0).to(tl.float32)
+        if NORM:
+            squares += x * x
+            x *= tl.load(norm_ptr + k, mask=mask, other=0.0).to(tl.float32)
+        sums += x * tl.load(down_ptr + r * K + k, mask=mask, other=0.0).to(tl.float32)
+    value = tl.sum(sums)
+    if NORM:
+        value *= tl.rsqrt(tl.sum(squares) / K + epsilon)
+    tell(t_ptr, r, value, tl.load(epoch_ptr))
 
 
 @triton.jit

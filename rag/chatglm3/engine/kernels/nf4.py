@@ -47,12 +47,12 @@ def words() -> tuple[int, ...]:
     return tuple(out)
 
 
-def _half(shift: int) -> str:
+def _half(shift: int, each: int) -> str:
     """Four nibbles to four floats: nibble 2i is the odd weight of byte i, 2i + 1 the even one."""
     first = shift // 8
     lines = [f"shr.b32 s, s, {shift};", f"shr.b32 t, t, {shift};"] if shift else []
     for name, at in (("h", 0), ("l", 4)):
-        one, two, three, four = (f"${9 + 4 * (at + i)}" for i in range(4))
+        one, two, three, four = (f"${9 + each * (at + i)}" for i in range(4))
         lines += [
             f"prmt.b32 a, {one}, {two}, s;",
             f"prmt.b32 b, {three}, {four}, s;",
@@ -64,11 +64,17 @@ def _half(shift: int) -> str:
     return " ".join(lines)
 
 
-ASSEMBLY = tl.constexpr(
-    "{ .reg .b32 s, t, a, b, h, l; and.b32 s, $8, 0x77777777; shr.b32 t, $8, 1; and.b32 t, t, 0x44444444; "
-    f"or.b32 t, t, 0x32103210; {_half(0)} {_half(16)} }}"
-)
-OPERANDS = tl.constexpr(",".join(["=&r"] * 8 + ["r"] * 33))
+def assembly(each: int) -> str:
+    """Four bytes, $8, to the four even ($0 to $3) and the four odd weights ($4 to $7); `each`: registers of an argument."""
+    return (
+        "{ .reg .b32 s, t, a, b, h, l; and.b32 s, $8, 0x77777777; shr.b32 t, $8, 1; and.b32 t, t, 0x44444444; "
+        f"or.b32 t, t, 0x32103210; {_half(0, each)} {_half(16, each)} }}"
+    )
+
+
+OF_BYTES, OF_WORDS = tl.constexpr(assembly(4)), tl.constexpr(assembly(1))
+BYTE_OPERANDS = tl.constexpr(",".join(["=&r"] * 8 + ["r"] * 33))
+WORD_OPERANDS = tl.constexpr(",".join(["=&r"] * 8 + ["r"] * 9))
 TIMES_ALPHA = tl.constexpr(1 / ALPHA)
 
 
@@ -76,12 +82,13 @@ TIMES_ALPHA = tl.constexpr(1 / ALPHA)
 def nf4_pair(packed, table_ptr, words, ASSEMBLE: tl.constexpr):
     """The even and the odd weight of every byte, before scaling and times ALPHA, in float32.
 
-    `words` come from outside, not as constants: so they stay in registers. Without ASSEMBLE (Triton's interpreter) they are read from a table of the same numbers.
+    `words` come from outside, not as constants: so they stay in registers. Without ASSEMBLE (Triton's interpreter) the
+    weights are read from a table of the same numbers.
     """
     if ASSEMBLE:
         return tl.inline_asm_elementwise(
-            ASSEMBLY,
-            OPERANDS,
+            OF_BYTES,
+            BYTE_OPERANDS,
             [packed, words[0], words[1], words[2], words[3], words[4], words[5], words[6], words[7]],
             dtype=(tl.float32, tl.float32),
             is_pure=True,
@@ -90,6 +97,27 @@ def nf4_pair(packed, table_ptr, words, ASSEMBLE: tl.constexpr):
     else:
         both = packed.to(tl.int32)
         return tl.load(table_ptr + (both >> 4)), tl.load(table_ptr + (both & 15))
+
+
+@triton.jit
+def nf4_eight(packed, table_ptr, words, ASSEMBLE: tl.constexpr):
+    """The same for four bytes in an int32: their four even weights, then their four odd ones."""
+    if ASSEMBLE:
+        return tl.inline_asm_elementwise(
+            OF_WORDS,
+            WORD_OPERANDS,
+            [packed, words[0], words[1], words[2], words[3], words[4], words[5], words[6], words[7]],
+            dtype=(tl.float32,) * 8,
+            is_pure=True,
+            pack=1,
+        )
+    else:
+        return (
+            tl.load(table_ptr + ((packed >> 4) & 15)), tl.load(table_ptr + ((packed >> 12) & 15)),
+            tl.load(table_ptr + ((packed >> 20) & 15)), tl.load(table_ptr + ((packed >> 28) & 15)),
+            tl.load(table_ptr + (packed & 15)), tl.load(table_ptr + ((packed >> 8) & 15)),
+            tl.load(table_ptr + ((packed >> 16) & 15)), tl.load(table_ptr + ((packed >> 24) & 15)),
+        )  # fmt: skip
 
 
 @triton.jit
@@ -110,10 +138,15 @@ def pairs(x_ptr, at, mask, KIND: tl.constexpr):
     if KIND == 0:
         return (both << 16).to(tl.float32, bitcast=True), (both & -65536).to(tl.float32, bitcast=True)
     elif KIND == 1:
-        even, odd = both.to(tl.int16).to(tl.float16, bitcast=True), (both >> 16).to(tl.int16).to(tl.float16, bitcast=True)
+        even, odd = (
+            both.to(tl.int16).to(tl.float16, bitcast=True),
+            (both >> 16).to(tl.int16).to(tl.float16, bitcast=True),
+        )
         return even.to(tl.float32), odd.to(tl.float32)
     else:
-        return both.to(tl.int32).to(tl.float32, bitcast=True), (both >> 32).to(tl.int32).to(tl.float32, bitcast=True)
+        return both.to(tl.int32).to(tl.float32, bitcast=True), (both >> 32).to(tl.int32).to(
+            tl.float32, bitcast=True
+        )
 
 
 @triton.jit

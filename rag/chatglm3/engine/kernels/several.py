@@ -64,7 +64,9 @@ def several(
             sums2 = tl.dot(x, _tile(w_ptr, rows + N, k, total, K, dtype, even), sums2, input_precision="ieee")
     y = _finish(sums, m, rows, M, N, scale_ptr, bias_ptr, t_ptr, up_ptr, INT8, BIAS, RANKS, WIDE)
     if SWIGLU:
-        up = _finish(sums2, m, rows + N, M, total, scale_ptr, bias_ptr, t_ptr, up_ptr, INT8, BIAS, RANKS, WIDE)
+        up = _finish(
+            sums2, m, rows + N, M, total, scale_ptr, bias_ptr, t_ptr, up_ptr, INT8, BIAS, RANKS, WIDE
+        )
         y = y * tl.sigmoid(y) * up
     mask = (m < M)[:, None] & (rows < N)[None, :]
     place = m.to(tl.int64)[:, None] * N + rows[None, :]

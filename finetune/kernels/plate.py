@@ -1,0 +1,173 @@
+"""A frozen weight with LoRA in its border, so that a product with its LoRA is one product.
+
+    [ W   sB-side: B | bias ]   rows: outputs         columns: inputs, rank, bias
+    [ A            0 | 0    ]   rows: rank
+
+Forward: P = s x A^T, then y = [x P 1] [W B bias]^T. Backward: G = s dy B, then dx = [dy G] [W; A], dB = dy^T P, dA = G^T x.
+The sums are those of `y = x W^T + s (x A^T) B^T`, added up in float32 inside one product; no pass over y is spent on LoRA.
+Layers that read the same input (q, k, v) share one plate: their A stand below each other, their B on a diagonal.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+UNIT = 16
+"""Rows of every matrix start at a multiple of 32 bytes."""
+
+
+def up(number: int) -> int:
+    """The next multiple of UNIT."""
+    return -(-number // UNIT) * UNIT
+
+
+@dataclass(frozen=True)
+class Part:
+    """One linear layer in a plate."""
+
+    base: Any
+    """torch's Linear or bitsandbytes' Linear4bit."""
+    first: Any
+    """LoRA's A, (rank, inputs), or None."""
+    second: Any
+    """LoRA's B, (outputs, rank), or None."""
+    row: int
+    """Where its outputs begin."""
+    column: int
+    """Where its rank begins, counted from the first of the plate."""
+
+    @property
+    def rank(self) -> int:
+        """0 without LoRA."""
+        return 0 if self.first is None else int(self.first.shape[0])
+
+
+class Plate:
+    """Linear layers with one input. `modules`: PEFT's LoRA layers, or plain ones."""
+
+    def __init__(self, modules: list[Any]) -> None:
+        parts: list[Part] = []
+        scales: set[float] = set()
+        row = column = 0
+        for module in modules:
+            base = module.base_layer if hasattr(module, "base_layer") else module
+            first = second = None
+            if hasattr(module, "lora_A") and module.active_adapters:
+                name = module.active_adapters[0]
+                first, second = module.lora_A[name].weight, module.lora_B[name].weight
+                scales.add(float(module.scaling[name]))
+            parts.append(Part(base, first, second, row, column))
+            row, column = row + base.out_features, column + parts[-1].rank
+        if len(scales) > 1:
+            raise ValueError(f"LoRA layers of one input scale differently: {sorted(scales)}")
+        self.parts = parts
+        self.inputs, self.outputs = int(parts[0].base.in_features), row
+        self.rank = up(column)
+        self.biased = any(p.base.bias is not None for p in parts)
+        self.columns = self.inputs + self.rank + (UNIT if self.biased else 0)
+        self.scale = scales.pop() if scales else 1.0
+
+    @property
+    def trained(self) -> list[Any]:
+        """A and B of every part, in order."""
+        return [w for p in self.parts if p.rank for w in (p.first, p.second)]
+
+    # ------------------------------------------------------------ the matrix
+
+    def new_matrix(self, like: Tensor) -> Tensor:
+        """An empty plate, its border zero."""
+        matrix = like.new_zeros(self.outputs + self.rank, self.columns)
+        return matrix
+
+    def new_input(self, tokens: int, *, like: Tensor) -> Tensor:
+        """Room for [x P 1]."""
+        room = like.new_zeros(tokens, self.columns)
+        if self.biased:
+            room[:, self.inputs + self.rank] = 1
+        return room
+
+    def fill(self, matrix: Tensor, *, ops: Any) -> None:
+        """Frozen weights and bias into the matrix."""
+        for part in self.parts:
+            rows = slice(part.row, part.row + part.base.out_features)
+            target, weight = matrix[rows, : self.inputs], part.base.weight
+            state = getattr(weight, "quant_state", None)
+            if state is None:
+                target.copy_(weight.detach())
+            else:
+                ops.unpack_nf4(weight.data, state, target)
+            if part.base.bias is not None:
+                matrix[rows, self.inputs + self.rank].copy_(part.base.bias.detach())
+
+    def border(self, matrix: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+        """Where A and B stand in a matrix, and what stands there now: for one copy of many."""
+        places, values = [], []
+        for part in self.parts:
+            if part.rank:
+                top, left = self.outputs + part.column, self.inputs + part.column
+                places.append(matrix[top : top + part.rank, : self.inputs])
+                places.append(matrix[part.row : part.row + part.base.out_features, left : left + part.rank])
+                values += [part.first.detach(), part.second.detach()]
+        return places, values
+
+    # ------------------------------------------------------------ products
+
+    def forward(self, matrix: Tensor, room: Tensor, out: Tensor) -> None:
+        """out = y; x stands in `room`, P is put beside it."""
+        import torch
+
+        if self.rank:
+            middle = room[:, self.inputs : self.inputs + self.rank]
+            below = matrix[self.outputs :, : self.inputs]
+            torch.addmm(middle, room[:, : self.inputs], below.T, beta=0, alpha=self.scale, out=middle)
+        torch.mm(room, matrix[: self.outputs].T, out=out)
+
+    def middle(self, matrix: Tensor, x: Tensor) -> Tensor:
+        """P alone."""
+        import torch
+
+        below = matrix[self.outputs :, : self.inputs]
+        out = x.new_empty(x.shape[0], self.rank)
+        return torch.addmm(out, x, below.T, beta=0, alpha=self.scale, out=out)
+
+    def middle_of(self, room: Tensor) -> Tensor:
+        """P, where `forward` put it."""
+        return room[:, self.inputs : self.inputs + self.rank]
+
+    def backward(self, matrix: Tensor, grad: Tensor, dx: Tensor) -> None:
+        """dx; dy stands in `grad`, G is put beside it."""
+        import torch
+
+        if self.rank:
+            beside = grad[:, self.outputs : self.outputs + self.rank]
+            right = matrix[: self.outputs, self.inputs : self.inputs + self.rank]
+            torch.addmm(beside, grad[:, : self.outputs], right, beta=0, alpha=self.scale, out=beside)
+        torch.mm(grad[:, : self.outputs + self.rank], matrix[:, : self.inputs], out=dx)
+
+    def second_grads(self, grad: Tensor, middle: Tensor) -> list[Tensor]:
+        """dB of every part; dy stands in `grad`."""
+        if not self.rank:
+            return []
+        whole = grad[:, : self.outputs].T @ middle
+        return [
+            whole[p.row : p.row + p.base.out_features, p.column : p.column + p.rank]
+            for p in self.parts
+            if p.rank
+        ]
+
+    def first_grads(self, grad: Tensor, x: Tensor) -> list[Tensor]:
+        """dA of every part; G stands in `grad`."""
+        if not self.rank:
+            return []
+        whole = grad[:, self.outputs : self.outputs + self.rank].T @ x
+        return [whole[p.column : p.column + p.rank] for p in self.parts if p.rank]
+
+
+def interleave(first: list[torch.Tensor], second: list[torch.Tensor]) -> list[torch.Tensor]:
+    """Gradients in the order of `trained`."""
+    return [g for pair in zip(first, second, strict=True) for g in pair]

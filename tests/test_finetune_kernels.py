@@ -1,0 +1,321 @@
+"""Fused layers: the same loss and gradients as transformers' layers; every Triton kernel against its plain torch.
+
+Without a GPU the kernels run in Triton's interpreter, and each is compiled for a GPU to see that it can be.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from finetune import events, run
+from finetune.config import from_values
+from finetune.forward import loss_sum
+from finetune.kernels import fit, plain
+from finetune.memory import GIB, choose_layout
+from finetune.methods import Trainee, fuse_layers
+from finetune.pack import packed_batches, row_shape
+from finetune.train import train
+from kb.errors import SettingsError
+from rag.chatglm3.shape import GlmShape
+from tests.conftest import ROOT
+from tests.test_finetune_pack import documents, gradients, trainee_of, worst
+from tests.tiny_training import tiny_model, write_facts
+
+CUDA = torch.cuda.is_available()
+TRITON = importlib.util.find_spec("triton") is not None
+needs_triton = pytest.mark.skipif(
+    not TRITON, reason="triton is not installed (a CPU build of torch has none)"
+)
+DEVICE = "cuda" if CUDA else "cpu"
+DTYPE = torch.bfloat16 if CUDA else torch.float32
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_model(tmp_path_factory.mktemp("fused") / "model", layers=3)
+
+
+@pytest.fixture
+def launch() -> Any:
+    """The kernels; interpreted where there is no GPU (see conftest)."""
+    from finetune.kernels import launch
+
+    return launch
+
+
+def both_ways(trainee: Trainee, *, kept: int, resident: bool, unit: int = 1) -> float:
+    """Largest difference of gradients, against the largest gradient; asserts the losses equal."""
+    docs = documents()
+    shape = row_shape([len(d) for d in docs], per_step=7, tokens=96, steps=1, seed=0, fixed=False)
+    batches = packed_batches(docs, shape=shape)
+    expected = gradients(trainee, batches)
+    fused = fuse_layers(trainee, kept=kept, resident=resident)
+    with torch.no_grad():
+        for batch in batches:
+            one, two = (float(loss_sum(t, batch)) for t in (trainee, fused))
+            assert one == pytest.approx(two, rel=1e-6)
+    return worst(expected, gradients(fused, batches))
+
+
+@pytest.mark.parametrize(("kept", "resident"), [(0, False), (2, False), (3, True)])
+@pytest.mark.parametrize("kind", ["lora", "qlora"])
+def test_loss_and_gradients_are_those_of_the_plain_layers(
+    folder: Path, kind: str, kept: int, resident: bool
+) -> None:
+    assert both_ways(trainee_of(folder, finetuning_type=kind), kept=kept, resident=resident) < 1e-5
+
+
+@pytest.mark.parametrize(
+    ("targets", "rank"), [("q_proj,v_proj", 5), ("gate_up_proj", 16), ("o_proj,down_proj", 3), ("k_proj", 1)]
+)
+def test_any_targets_and_rank(folder: Path, targets: str, rank: int) -> None:
+    trainee = trainee_of(folder, lora_target=targets, lora_rank=rank)
+    assert both_ways(trainee, kept=1, resident=False) < 1e-5
+
+
+def test_gradients_add_up_and_follow_new_weights(folder: Path) -> None:
+    """Two passes before a step, LoRA changed in between: nothing of the first is reused in the second."""
+    trainee = trainee_of(folder)
+    fused = fuse_layers(trainee, kept=3, resident=True)
+    light = fuse_layers(trainee, kept=0, resident=False)
+    batch = packed_batches(documents(), shape=row_shape([40], per_step=1, tokens=999, steps=1, seed=0, fixed=False))[0]  # fmt: skip
+    for _ in range(2):
+        expected = gradients(trainee, [batch, batch])
+        assert worst(expected, gradients(fused, [batch, batch])) < 1e-5
+        assert worst(expected, gradients(light, [batch, batch])) < 1e-5
+        with torch.no_grad():
+            for parameter in trainee.trainable().values():
+                parameter.mul_(0.5)
+
+
+def test_a_second_backward_pass_is_refused(folder: Path) -> None:
+    fused = fuse_layers(trainee_of(folder), kept=0, resident=False)
+    batch = packed_batches(documents(2), shape=row_shape([40], per_step=1, tokens=99, steps=1, seed=0, fixed=False))[0]  # fmt: skip
+    loss = loss_sum(fused, batch)
+    loss.backward(retain_graph=True)
+    with pytest.raises(RuntimeError, match="once"):
+        loss.backward()
+
+
+def test_a_run_with_fused_layers_says_when_it_cannot(folder: Path, tmp_path: Path) -> None:
+    write_facts(tmp_path / "facts.json")
+    base = {
+        "output_dir": str(tmp_path / "runs"), "model_name_or_path": str(folder), "dataset": "facts.json", "device": "cpu",
+        "dataset_dir": str(tmp_path), "max_steps": 2, "sample_tokens": 2, "val_size": 2, "kernels": "on",
+    }  # fmt: skip
+    losses = []
+    for kernels in ("on", "off"):
+        result = train(run.create(from_values({**base, "kernels": kernels})))
+        found = events.read(result.folder)
+        losses.append([e["loss"] for e in found if e["event"] in ("step", "eval")])
+        assert json.loads((result.folder / "plan.json").read_text())["layout"]["kernels"] is (kernels == "on")
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+    with pytest.raises(SettingsError, match="dropout"):
+        train(run.create(from_values({**base, "lora_dropout": 0.1})))
+
+
+@pytest.mark.parametrize(
+    ("values", "device", "dtype", "word"),
+    [
+        ({}, "cpu", "float32", "GPU"),
+        ({"kernels": "on"}, "cpu", "float32", ""),
+        ({"kernels": "on", "lora_dropout": 0.1}, "cpu", "float32", "dropout"),
+        ({"kernels": "on", "use_dora": True}, "cpu", "float32", "DoRA"),
+        ({"kernels": "on", "packing": False}, "cpu", "float32", "packing"),
+        ({"kernels": "on", "finetuning_type": "full"}, "cpu", "float32", "LoRA"),
+        ({"kernels": "on", "finetuning_type": "lora", "quantization_bit": 8}, "cpu", "float32", "int8"),
+        ({}, "cuda:0", "float16", "bf16"),
+        ({"compile": "on"}, "cuda:0", "bfloat16", "compile"),
+    ],
+)
+def test_when_layers_can_be_fused(values: dict[str, Any], device: str, dtype: Any, word: str) -> None:
+    why = fit.why_not(from_values(values), device=device, dtype=dtype)
+    assert (why is None) if not word else (why is not None and word in why[1])
+
+
+def test_the_layout_uses_the_memory_that_there_is() -> None:
+    config, real = from_values({"kernels": "on"}), GlmShape(28, 4096, 32, 2, 128, 13_696, 65_024, 8192)
+
+    def on(gib: float) -> tuple[Any, bool]:
+        layout, found, fits = choose_layout(
+            real, config, dtype="bfloat16", free=int(gib * GIB), longest=1024, wanted=32_768, compiled=False,
+            kernels=True,
+        )  # fmt: skip
+        assert not fits or found.total <= gib * GIB
+        return layout, fits
+
+    wide, fits = on(135)
+    assert fits and wide.kept == 28 and wide.resident and wide.tokens >= 16_384
+    small, fits = on(7.5)
+    assert fits and not small.resident and small.tokens >= 1024
+    assert not on(3)[1]
+    assert fit.cost(real, wide) < fit.cost(real, small)
+
+
+# ------------------------------------------------------------ kernels against plain torch
+
+
+def tensor(*size: int, seed: int = 0, wider: int = 0) -> torch.Tensor:
+    """Random numbers; with `wider`, part of a wider matrix."""
+    generator = torch.Generator().manual_seed(seed + sum(size))
+    whole = torch.randn(*size[:-1], size[-1] + wider, generator=generator).to(DEVICE, DTYPE)
+    return whole[..., : size[-1]]
+
+
+def near(one: torch.Tensor, two: torch.Tensor) -> None:
+    tolerance = 2e-2 if CUDA else 1e-5
+    torch.testing.assert_close(one, two, rtol=tolerance, atol=tolerance)
+
+
+@needs_triton
+@pytest.mark.parametrize("width", [64, 96])
+@pytest.mark.parametrize("add", [False, True])
+def test_norm(launch: Any, width: int, add: bool) -> None:
+    weight = tensor(width, seed=3)
+    results = []
+    for ops in (plain, launch):
+        x, delta, out = (
+            tensor(7, width),
+            tensor(7, width, seed=1) if add else None,
+            tensor(7, width, wider=16),
+        )
+        total, rstd = ops.norm(x, delta, weight, 1e-5, out)
+        stream, grad = tensor(7, width, seed=5, wider=16), tensor(7, width, seed=6)
+        silent = grad.clone()
+        ops.norm_backward(total, rstd, weight, silent, stream.clone(), normed=False)
+        assert torch.equal(silent, grad)
+        ops.norm_backward(total, rstd, weight, grad, stream, normed=True)
+        near(grad, out)
+        results.append((total, rstd, out, stream))
+    for one, two in zip(*results, strict=True):
+        near(one, two)
+
+
+@needs_triton
+@pytest.mark.parametrize("width", [48, 1100])
+def test_swiglu(launch: Any, width: int) -> None:
+    results = []
+    for ops in (plain, launch):
+        both, out = tensor(5, 2 * width, wider=16), tensor(5, width, wider=32)
+        ops.swiglu(both, out)
+        grad = tensor(5, width, seed=2)
+        ops.swiglu_backward(both, grad)
+        near(grad, out)
+        results.append((both.clone(), out, grad))
+    for one, two in zip(*results, strict=True):
+        near(one, two)
+
+
+@needs_triton
+@pytest.mark.parametrize("heads", [2, 6])
+def test_rotate(launch: Any, heads: int) -> None:
+    angle = torch.rand(5, 8, generator=torch.Generator().manual_seed(0)).to(DEVICE) * 6
+    cosine, sine = angle.cos().to(DTYPE), angle.sin().to(DTYPE)
+    results = []
+    for ops in (plain, launch):
+        row = tensor(5, heads * 32, wider=64)
+        within = row.view(5, heads, 32)
+        ops.rotate(within, within, cosine, sine)
+        apart = torch.zeros_like(within)
+        ops.rotate(within, apart, cosine, sine, back=True)
+        near(apart, tensor(5, heads * 32, wider=64).view(5, heads, 32))
+        results.append((within.clone(), apart))
+    for one, two in zip(*results, strict=True):
+        near(one, two)
+
+
+@needs_triton
+@pytest.mark.parametrize("nested", [False, True])
+def test_unpack_nf4_to_the_bit(launch: Any, nested: bool) -> None:
+    from bitsandbytes.functional import quantize_4bit
+
+    weight = torch.randn(24, 2112, generator=torch.Generator().manual_seed(0)).to(DEVICE, DTYPE)
+    packed, state = quantize_4bit(weight, quant_type="nf4", compress_statistics=nested)
+    results = [torch.zeros(24, 2128, device=DEVICE, dtype=DTYPE) for _ in range(2)]
+    for ops, out in zip((plain, launch), results, strict=True):
+        ops.unpack_nf4(packed, state, out[:, :2112])
+    assert torch.equal(*results)
+    assert results[0][:, 2112:].abs().max() == 0
+
+
+@needs_triton
+def test_cross_entropy(launch: Any) -> None:
+    targets = torch.tensor([0, 3, 9000, 12_000, 7], device=DEVICE)
+    results = []
+    for ops in (plain, launch):
+        logits = tensor(5, 12_032) * 3
+        results.append((ops.cross_entropy(logits, targets), logits))
+    for one, two in zip(*results, strict=True):
+        near(one, two)
+
+
+COMPILE = """
+import sys
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource, compile
+from finetune.kernels import device
+
+B, F = "*bf16", "*fp32"
+KERNELS = {
+    "norm": (dict(x=B, delta=B, weight=B, out=B, rstd=F, eps="fp32"), dict(ADD=True, BLOCK=4096), dict(num_warps=8)),
+    "norm_backward": (dict(x=B, rstd=F, weight=B, grad=B, stream=B), dict(NORMED=True, BLOCK=4096), dict(num_warps=8)),
+    "swiglu": (dict(both=B, out=B), dict(BLOCK=1024), {}),
+    "swiglu_backward": (dict(both=B, grad=B), dict(BLOCK=1024), {}),
+    "rotate": (dict(source=B, target=B, cosine=B, sine=B, sign="fp32"), dict(HEADS=32, HALF=32, REST=64, COPY=True), {}),
+    "unpack_nf4": (
+        dict(packed="*u8", absmax="*u8", absmax_code=F, absmax_scale=F, offset=F, code=F, target=B),
+        dict(NESTED=True, BLOCKS=32), dict(enable_fp_fusion=False),
+    ),
+    "cross_entropy": (dict(logits=B, targets="*i64", losses=F), dict(WORDS=65024, BLOCK=8192), dict(num_warps=16)),
+}
+found = [name for name, value in vars(device).items() if hasattr(value, "arg_names")]
+assert sorted(found) == sorted(KERNELS), found
+for name, (types, constants, options) in KERNELS.items():
+    kernel = getattr(device, name)
+    signature = {n: types.get(n, "constexpr" if n in constants else "i32") for n in kernel.arg_names}
+    aligned = {(i,): [["tt.divisibility", 16]] for i, n in enumerate(kernel.arg_names) if signature[n][0] in "*i"}
+    source = ASTSource(kernel, signature=signature, constexprs=constants, attrs=aligned)
+    done = compile(source, target=GPUTarget("cuda", 90, 32), options=options)
+    wide = done.asm["ptx"].count("ld.global.v4") + done.asm["ptx"].count("ld.global.L1")
+    print(name, len(done.asm["cubin"]), wide)
+    assert len(done.asm["cubin"]) > 1000
+"""
+
+
+@needs_triton
+def test_every_kernel_compiles_for_a_gpu(tmp_path: Path) -> None:
+    env = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
+    env |= {"TRITON_CACHE_DIR": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "-c", COMPILE], cwd=ROOT, env=env, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
+@needs_triton
+@pytest.mark.gpu
+@pytest.mark.skipif(not CUDA, reason="needs an NVIDIA GPU")
+@pytest.mark.parametrize("groups", [2, 8])
+def test_attention_and_its_gradients(launch: Any, groups: int) -> None:
+    begins = torch.tensor([0, 30, 31, 90, 100, 100], device="cuda", dtype=torch.int32)
+    row = tensor(100, (8 + 2 * groups) * 128, wider=64)
+    query, key, value = (
+        row[:, a * 128 : b * 128].view(100, b - a, 128)
+        for a, b in ((0, 8), (8, 8 + groups), (8 + groups, 8 + 2 * groups))
+    )
+    results = []
+    for ops in (plain, launch):
+        out, kept = ops.attention(query, key, value, begins, 60, 0.088)
+        grad = tensor(100, 8, 128, seed=9)
+        results.append((out, *ops.attention_backward(grad, query, key, value, begins, 60, 0.088, kept)))
+    for one, two in zip(*results, strict=True):
+        near(one, two)
