@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from finetune import events, run
-from finetune.config import RunConfig, from_values
+from finetune.config import RunConfig, from_values, option_types
 from finetune.data.types import Conversation, Preference, Turn
 from finetune.encode import IGNORE, Limits
 from finetune.encode_judged import encode_judged, halves
@@ -238,6 +238,8 @@ SHAPES: list[tuple[str, dict[str, Any]]] = [
     ("rm", {"packing": False, "per_device_train_batch_size": 1, "gradient_accumulation_steps": 6}),
     ("kto", {"packing": False}),
 ]
+if "kernels" in option_types():  # fused layers
+    SHAPES += [(stage, {"kernels": "on"}) for stage in ("rm", "dpo", "kto")]
 
 
 @pytest.fixture(scope="module")
@@ -338,6 +340,11 @@ def test_what_is_no_reward_model_is_refused(place: Path, rewarded: RunResult) ->
     assert speaker is not None and rewarded.adapter is not None
     with pytest.raises(ModelError, match="--stage rm"):
         load_reward(speaker, device="cpu")
+    from finetune.adapters import get, promote
+
+    record = get([place / "runs"], rewarded.folder.name, state=place)
+    with pytest.raises(ModelError, match="cannot write"):
+        promote(place, record, comparison=None)
     config = config_of(place, "dpo")
     trainee = attach(open_base(config, folder=place / "model", device="cpu"), config=config)
     with pytest.raises(ModelError, match="--stage rm"):

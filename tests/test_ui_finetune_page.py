@@ -207,6 +207,22 @@ def test_train_stop_resume_and_compare(with_facts: Path) -> None:
     assert "第 3 步" in words(page)
 
 
+def test_preferences_are_planned_shown_and_their_rewards_drawn(with_facts: Path) -> None:
+    page = opened(ft_sets=["service_preference"], ft_stage="dpo")
+    assert not page.exception and not page.error and "装得下" in words(page)
+    shown = [m.value for m in page.markdown if "gMASK" in m.value]
+    assert len(shown) == 2 and "说明书" in shown[1], "the chosen and the rejected answer"
+    values = {"dataset": "service_preference", "model_name_or_path": "tiny", "max_steps": 2, "stage": "rm",
+              "finetuning_type": "lora"}  # fmt: skip
+    settings = Settings(home=with_facts)
+    config = training.built(settings, training.config_of(settings, values))
+    done = train(run.create(config, parent=with_facts / "runs"))
+    page = opened(ft_part="runs")
+    assert not page.exception and "正确率" in words(page) and "奖励模型" in words(page)
+    assert f"zhiwen score {done.folder}" in [c.value.rsplit(" ", 3)[0] for c in page.code]
+    assert f"ft-try-{done.folder.name}" not in [b.key for b in page.button]
+
+
 def test_smoothing_starts_at_the_first_value() -> None:
     from ui.pages.ft_curves import smoothed
 

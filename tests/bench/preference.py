@@ -17,7 +17,7 @@ import sys
 import tempfile
 import time
 import traceback
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -147,9 +147,11 @@ def trl(folder: Path, shape: GlmShape, *, recipe: str, steps: int) -> Result:
 
     extra: dict[str, Any] = {} if cuda else {"use_cpu": True, "bf16": False}
     kind, options = (RewardTrainer, RewardConfig) if scores else (DPOTrainer, DPOConfig)
+    if "train_sampling_strategy" in {f.name for f in fields(options)}:
+        extra["train_sampling_strategy"] = "sequential"
     arguments = options(
         output_dir=tempfile.mkdtemp(), max_steps=steps, logging_steps=1, report_to="none", save_strategy="no",
-        learning_rate=RATE, train_sampling_strategy="sequential", **extra,
+        learning_rate=RATE, **extra,
     )  # fmt: skip
     lora = LoraConfig(
         task_type="SEQ_CLS" if scores else "CAUSAL_LM", r=16, lora_alpha=32, target_modules=[
