@@ -6,7 +6,8 @@ The value head reads the policy's own last hidden state, so policy and value cos
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from contextlib import nullcontext
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,10 +15,10 @@ from numpy.typing import NDArray
 from finetune.encode import Encoded
 from finetune.forward import hidden_states
 from finetune.memory import Layout
-from finetune.methods import Trainee
+from finetune.methods import Trainee, fuse_layers
 from finetune.pack import Batch, RowShape, pack, packed_batches, padded_batches
 from finetune.ppo.logprobs import word_logprobs
-from finetune.start import reference
+from finetune.start import POLICY, REFERENCE, add_base, reference, switched
 
 if TYPE_CHECKING:
     import torch
@@ -36,6 +37,11 @@ class Policy:
         import torch
 
         self.trainee, self.temperature, self.layout = trainee, temperature, layout
+        self._roles: dict[str, Trainee] = {}
+        if layout.kernels and REFERENCE not in trainee.model.peft_config:
+            add_base(
+                trainee
+            )  # the base as an adapter of zeros, so that policy and reference run through the same sums
         width = trainee.loaded.shape.hidden
         self.weight = torch.nn.Parameter(torch.zeros(width, device=trainee.device))
         self.bias = torch.nn.Parameter(torch.zeros(1, device=trainee.device))
@@ -45,17 +51,32 @@ class Policy:
         own = {f"{VALUE}.weight": self.weight, f"{VALUE}.bias": self.bias}
         return self.trainee.trainable() | own
 
+    def role(self, name: str) -> Trainee:
+        """The model in a role, by the name of its adapter; with fused layers of its own where the layout has them.
+
+        Without them, use it inside `switched`.
+        """
+        if not self.layout.kernels:
+            return self.trainee
+        if name not in self._roles:
+            with switched(self.trainee, name) if name != POLICY else nullcontext():
+                made = fuse_layers(self.trainee, kept=self.layout.kept, resident=self.layout.resident)
+            if name != POLICY:
+                share_matrices(made.stack, self.role(POLICY).stack)
+            self._roles[name] = made
+        return self._roles[name]
+
     def forget(self) -> None:
         """Drop gradients that no update will use."""
         for parameter in self.trainable().values():
             parameter.grad = None
 
-    def look(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+    def look(self, batch: Batch, *, role: str = POLICY) -> tuple[Tensor, Tensor, Tensor]:
         """Log-probability, entropy and value of every written token of a batch. *Shape:* all `(tokens)`, float32.
 
         A value belongs to the state before its token.
         """
-        rows = _rows(self.trainee, batch)
+        rows = _rows(self.role(role), batch)
         logprobs, entropy = word_logprobs(
             rows, self.trainee.glm.lm_head.weight, batch.targets, temperature=self.temperature
         )
@@ -66,7 +87,7 @@ class Policy:
         sizes, device = [len(d) for d in documents], self.trainee.device
         if self.layout.packed:
             tokens = max(self.layout.tokens, *sizes)
-            shape = RowShape(tokens, 0, max(sizes))
+            shape = RowShape(tokens, 0, max(sizes), unit=64 if self.layout.kernels else 1)
             groups = pack(sizes, tokens=tokens)
             batches = packed_batches(documents, shape=shape)
         else:
@@ -91,7 +112,20 @@ class Policy:
         return logprobs, values
 
     def _one(self, batch: Batch) -> tuple[Tensor, ...]:
-        return (self.look(batch)[0],)
+        return (self.look(batch, role=REFERENCE)[0],)
+
+
+def share_matrices(stack: Any, other: Any) -> None:
+    """Let two stacks unpack the base's weights in the same place; each pass puts its own LoRA beside them.
+
+    Only where their plates have one shape. A stack whose matrices hold one layer at a time has little to share.
+    """
+    shapes = [
+        [(p.rank, p.columns) for p in layer.plates.values()] for s in (stack, other) for layer in s.layers
+    ]
+    half = len(shapes) // 2
+    if stack.resident and shapes[:half] == shapes[half:]:
+        stack.matrices, stack.rooms = other.matrices, other.rooms
 
 
 def _rows(trainee: Trainee, batch: Batch) -> Tensor:

@@ -13,6 +13,7 @@ from finetune import adapter_folder, checkpoint, events, run
 from finetune.config import RunConfig
 from finetune.encode import Encoded
 from finetune.events import EventLog
+from finetune.kernels import fit
 from finetune.methods import attach, checkpoint_layers, open_base
 from finetune.plan import make_plan
 from finetune.ppo import curves, samples
@@ -54,6 +55,8 @@ class PpoRun:
         run.write_json(self.folder / "data.json", self.prepared.facts)
         run.write_json(self.folder / "environment.json", run.environment())
         self.plan = make_plan(self.config, prepared=self.prepared)
+        if said := fit.must_say(self.config, device=self.plan.device, dtype=self.plan.dtype):
+            self.log.write("say", step=0, zh=said[0], en=said[1])
         run.write_json(self.folder / "plan.json", self.plan.as_json())
         if not self.plan.fits:
             raise does_not_fit(self.plan)
@@ -78,7 +81,7 @@ class PpoRun:
         trainee = attach(loaded, config=self.config)
         if self.config.data.adapter:
             add_reference(trainee, Path(self.config.data.adapter))
-        if self.plan.layout.recompute:
+        if self.plan.layout.recompute and not self.plan.layout.kernels:
             checkpoint_layers(trainee)
         return Policy(trainee, temperature=self.config.ppo.ppo_temperature, layout=self.plan.layout)
 
