@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from finetune import adapter_folder, checkpoint, events, plots, run, samples
 from finetune.board import Board
 from finetune.config import RunConfig
+from finetune.encode import Limits
 from finetune.events import Event, EventLog
 from finetune.kernels import fit
 from finetune.loop import Loop, eager
@@ -233,7 +234,13 @@ class _Run:
         prompts = [(Message("user", text),) for text in train.sample_prompts] or self.prepared.prompts()
         with eager():
             said = (
-                samples.scored(self.loop.trainee, prepared=self.prepared, layout=self.loop.layout)
+                samples.scored(
+                    self.loop.trainee,
+                    examples=self.prepared.eval_examples or self.prepared.train_examples,
+                    tokenizer=self.tokenizer,
+                    limits=Limits(data.cutoff_len, data.max_source_length, data.max_target_length),
+                    layout=self.loop.layout,
+                )
                 if data.stage == "rm"
                 else samples.sample(
                     self.loop.trainee,

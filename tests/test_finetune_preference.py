@@ -174,7 +174,8 @@ def test_the_reference_is_measured_once_and_only_where_needed(
     result, found = go(place, "dpo", max_steps=1, val_size=2)
     assert (result.folder / FILE).is_file()
     assert "log-probabilities of 8 examples" in next(e["en"] for e in found if e["event"] == "say")
-    assert [e for e in found if e["event"] == "reference"][-1]["done"] == 6
+    told = [e for e in found if e["event"] == "reference"]
+    assert told[-1]["done"] == told[-1]["total"] == 8
     config = run.read_config(result.folder)
     from finetune.plan import make_plan
     from finetune.prepare import prepare
@@ -187,6 +188,12 @@ def test_the_reference_is_measured_once_and_only_where_needed(
         steps=1, config=config, folder=result.folder, log=events.EventLog(place),
     )  # fmt: skip
     known = [u for u in again.train if u.reference]  # type: ignore[union-attr]
+    (result.folder / FILE).write_bytes(b"damaged")
+    with pytest.raises(pytest.fail.Exception, match="measured again"):
+        with_reference(
+            prepared, objective=objective_of(config), trainee=trainee, layout=Layout(64), steps=1, config=config,
+            folder=result.folder, log=events.EventLog(place),
+        )  # fmt: skip
     assert len(known) == 6 and len(again.train) == 10, "only what the single step sees"
 
 
@@ -265,6 +272,22 @@ def test_other_losses_of_dpo_learn_too(place: Path, loss: str) -> None:
     curve = steps(found)
     assert curve[0]["loss"] == pytest.approx({"ipo": 25.0, "hinge": 1.0}[loss], rel=1e-2)
     assert curve[-1]["loss"] < curve[0]["loss"] and curve[-1]["margin"] > 0.05
+
+
+def test_samples_of_a_reward_model_are_scored_pairs(place: Path) -> None:
+    _, found = go(place, "rm", max_steps=2)
+    answers = {p.question: (p.chosen, p.rejected) for p in preferences()}
+    said = [e for e in found if e["event"] == "sample"]
+    assert len(said) == 3 and all(all(a in e["text"] for a in answers[e["prompt"]]) for e in said)
+
+
+def test_a_stop_while_the_reference_is_measured_is_heard(place: Path) -> None:
+    folder = run.create(config_of(place, "kto", max_steps=3))
+    with pytest.raises(KeyboardInterrupt):
+        train(folder, listen=lambda e: run.stop(folder) if e["event"] == "reference" else None)
+    assert run.info(folder).state == "stopped" and not (folder / FILE).exists()
+    run.may_resume(folder)
+    assert train(folder).state == "done"
 
 
 def test_early_stopping_and_tensorboard(place: Path) -> None:
