@@ -13,9 +13,9 @@ from kb.errors import MissingExtra
 class Board:
     """The curves of a run, written for TensorBoard with --tensorboard; otherwise nothing."""
 
-    def __init__(self, folder: Path, config: RunConfig, *, step: int) -> None:
+    def __init__(self, folder: Path, config: RunConfig, *, step: int, silent: bool = False) -> None:
         self.writer: Any = None
-        if config.train.tensorboard:
+        if config.train.tensorboard and not silent:
             try:
                 from torch.utils.tensorboard import SummaryWriter
             except ImportError as error:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import difflib
 import types
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from finetune.ppo.config import PpoConfig, check_ppo
@@ -30,6 +30,8 @@ Scheduler = Literal[
 ]
 Optim = Literal["adamw", "adamw_8bit", "paged_adamw_8bit"]
 Switch = Literal["auto", "on", "off"]
+Template = Literal["auto", "chatglm3", "chatglm2", "alpaca", "vicuna", "default"]
+Parallel = Literal["ddp", "fsdp"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +54,8 @@ class DataConfig:
     """Share (below 1) or number of examples kept for evaluation."""
     max_samples: int = 0
     """Examples of each set at the most; 0 takes all."""
+    template: Template = "auto"
+    """How a conversation is laid out; auto: as the base model itself has it."""
     cutoff_len: int = 1024
     """Tokens of one example at the most."""
     max_source_length: int = 0
@@ -134,6 +138,8 @@ class TrainConfig:
     """auto: only where memory needs it."""
     compile: Switch = "auto"
     """auto: on a GPU, when the run is long enough to win back the warm-up."""
+    parallel: Parallel = "ddp"
+    """Several GPUs. ddp: each has the whole model; fsdp: each has a part of it (a base that fits on none)."""
     kernels: Switch = "auto"
     """Fused layers for LoRA on packed rows. auto: on a GPU with bf16, where they can train it."""
     logging_steps: int = 1
@@ -236,13 +242,8 @@ def _check(config: RunConfig) -> None:
         raise _fail("name", config.name, "a plain name", "是普通的名字")
 
 
-_PARTS: dict[str, Any] = {
-    "data": DataConfig,
-    "method": MethodConfig,
-    "train": TrainConfig,
-    "preference": PreferenceConfig,
-    "ppo": PpoConfig,
-}
+_PARTS: dict[str, Any] = {"data": DataConfig, "method": MethodConfig, "train": TrainConfig}
+_PARTS |= {"preference": PreferenceConfig, "ppo": PpoConfig}
 
 
 def option_types() -> dict[str, Any]:
@@ -302,8 +303,3 @@ def convert(name: str, value: Any, kind: Any) -> Any:
     raise _fail(
         name, value, *words.get(kind, ("a number", "是数字") if kind is float else ("a text", "是文字"))
     )
-
-
-def with_train(config: RunConfig, **changes: Any) -> RunConfig:
-    """The same run with some of `train` changed."""
-    return replace(config, train=replace(config.train, **changes))

@@ -16,7 +16,7 @@ from finetune.encode import IGNORE, Encoded, EncodeReport, Limits, encode_conver
 from kb.errors import DataError
 
 if TYPE_CHECKING:
-    from rag.chatglm3.chat import ChatTokenizer
+    from rag.types import Chat
 
 NEEDS = {"rm": "preference", "dpo": "preference", "kto": "preference or feedback"}
 """What kind of examples a stage learns from."""
@@ -48,8 +48,9 @@ class Judged:
 
 def halves(document: Encoded) -> tuple[list[int], list[int]]:
     """Prompt and answer of a document whose answer is all that is trained."""
-    at = int(np.flatnonzero(document.labels != IGNORE)[0])
-    return document.ids[:at].tolist(), document.ids[at:].tolist()
+    trained = np.flatnonzero(document.labels != IGNORE)
+    at, end = int(trained[0]), int(trained[-1]) + 1  # some templates put a line end behind an answer
+    return document.ids[:at].tolist(), document.ids[at:end].tolist()
 
 
 def joined(prompt: Sequence[int], answer: Sequence[int], *, cutoff: int, source: Source | None) -> Encoded:
@@ -62,7 +63,7 @@ def joined(prompt: Sequence[int], answer: Sequence[int], *, cutoff: int, source:
 
 
 def encode_preference(
-    example: Preference, *, tokenizer: ChatTokenizer, limits: Limits, report: EncodeReport
+    example: Preference, *, tokenizer: Chat, limits: Limits, report: EncodeReport
 ) -> list[Judged]:
     """Chosen and rejected, in this order; nothing if an answer is empty or cutting made them the same."""
     shortened = report.shortened
@@ -80,7 +81,7 @@ def encode_preference(
 
 
 def encode_feedback(
-    example: Feedback, *, tokenizer: ChatTokenizer, limits: Limits, report: EncodeReport
+    example: Feedback, *, tokenizer: Chat, limits: Limits, report: EncodeReport
 ) -> list[Judged]:
     """One answer with its thumb."""
     side = _side(example, example.answer, tokenizer, limits, report)
@@ -99,7 +100,7 @@ def unpaired(example: Preference) -> tuple[Feedback, Feedback]:
 def _side(
     example: Preference | Feedback,
     answer: str,
-    tokenizer: ChatTokenizer,
+    tokenizer: Chat,
     limits: Limits,
     report: EncodeReport,
 ) -> Encoded | None:
@@ -121,7 +122,7 @@ def _counted(judged: Judged, report: EncodeReport) -> Judged:
 
 
 def encode_judged(
-    examples: Iterable[Example], *, stage: str, tokenizer: ChatTokenizer, limits: Limits
+    examples: Iterable[Example], *, stage: str, tokenizer: Chat, limits: Limits
 ) -> tuple[list[Judged], EncodeReport]:
     """All examples of rm, dpo or kto. Raises DataError for an example of the wrong kind, or if none is usable."""
     report, out = EncodeReport(), []

@@ -28,13 +28,13 @@ from finetune.pack import (
     step_examples,
     steps_per_epoch,
 )
+from finetune.parallel import ALONE, World
+from finetune.passes import learn, measure
 from finetune.plan import rows_of
 from finetune.prepare import Prepared, sources
 from finetune.progress import Progress, not_a_number, progress_from
-from finetune.quiet import quiet, quiet_batches
 from finetune.schedule import factor
 from finetune.stages.objective import Objective, objective_of
-from finetune.stages.reference import pieces
 from kb.errors import ModelError
 
 
@@ -52,21 +52,27 @@ class Loop:
         total: int,
         log: EventLog,
         objective: Objective | None = None,
+        world: World = ALONE,
     ) -> None:
-        self.objective = objective or objective_of(config)
+        self.objective, self.world = objective or objective_of(config), world
         self.folder, self.config, self.prepared = folder, config, prepared
         self.trainee, self.layout, self.total, self.log = trainee, layout, total, log
         self.optimizer = Optimizer(trainee.trainable(), config=config)
+        world.copy_from_main(self.optimizer.masters.values())
+        self.optimizer.publish()
         self.progress = Progress(scaler=self.optimizer.scaler)
         self.shape = self._shape()
         self.spent, self.spent_tokens = 0.0, 0
         self.last_loss: float | None = None
+        self.all_full = False
+        """Memory ran out in the last step, and every process knows."""
         self.last_measures: dict[str, float] = {}
 
     # ------------------------------------------------------------ shape of the work
 
     def _shape(self) -> RowShape:
-        return rows_of(self.config, lengths=self.prepared.lengths, layout=self.layout, steps=self.total)
+        lengths, ranks = self.prepared.lengths, self.world.size
+        return rows_of(self.config, lengths=lengths, layout=self.layout, steps=self.total, ranks=ranks)
 
     @property
     def per_epoch(self) -> int:
@@ -118,7 +124,7 @@ class Loop:
                 after()
                 if self._tired():
                     return "early"
-                if stop():
+                if self.world.any(stop()):
                     return "stopped"
         finally:
             if self.layout.compiled:
@@ -135,6 +141,8 @@ class Loop:
                 self._step()
                 break
             except torch.OutOfMemoryError as error:
+                if self.world.size > 1 and not self.all_full:
+                    raise  # the others do not know: only a start from the beginning would bring them together
                 # the frames of the failed step hold its tensors: leave the handler before trying again
                 self.layout = self._smaller(str(error).splitlines()[0])
             self.trainee.model.zero_grad(set_to_none=True)
@@ -185,24 +193,28 @@ class Loop:
         import torch
 
         begin, state = time.perf_counter(), self.progress
-        torch.manual_seed((self.config.train.seed << 20) + state.step)
+        # noise differs between processes; the first one's is that of a process alone
+        torch.manual_seed((self.config.train.seed << 20) + state.step + (self.world.rank << 44))
         documents = self.documents(state.step)
-        batches = self.batches(documents)
-        trained = sum(self.objective.weight(b) for b in batches)
-        total = torch.zeros(1 + len(self.objective.names), device=self.trainee.device)
-        self.objective.begin(self.trainee, documents, part="train", number=state.step, layout=self.layout)
-        for batch in batches:
-            loss, seen = self.objective.loss(
-                self.trainee, batch.to(self.trainee.device), noise=self.config.method.neftune_noise_alpha
-            )
-            scaled: Any = loss * self.optimizer.scaler.scale
-            scaled.backward()
-            total += torch.cat([loss.detach()[None], seen])
-        whole, *sums = total.tolist()
-        mean = whole / max(1, trained)
+        learned = learn(
+            self.trainee,
+            documents,
+            objective=self.objective,
+            number=state.step,
+            layout=self.layout,
+            make=self.batches,
+            world=self.world,
+            scale=self.optimizer.scaler.scale,
+            noise=self.config.method.neftune_noise_alpha,
+        )
+        self.all_full = bool(learned.full)
+        if learned.full:
+            raise torch.OutOfMemoryError(learned.full)
+        mean, trained, sums = learned.loss / max(1, learned.weight), learned.weight, learned.sums
         rate = self.rate(state.step)
         if not math.isfinite(mean):
             raise self._broken(mean, documents)
+        self.world.add_gradients(self.optimizer.named.values())
         norm, taken = self.optimizer.step(factor=rate / self.config.train.learning_rate, tokens=trained)
         if not taken and not self.optimizer.scaler.active:
             raise self._broken(norm, documents)
@@ -210,7 +222,7 @@ class Loop:
         state.step += 1
         state.loss, state.trained = state.loss + mean * trained, state.trained + trained
         state.sums = [a + b for a, b in zip(state.sums or [0.0] * len(sums), sums, strict=True)]
-        state.tokens += sum(b.tokens for b in batches)
+        state.tokens += sum(map(len, documents))
         state.seconds += time.perf_counter() - begin
         if state.step % self.config.train.logging_steps == 0 or state.step == self.total:
             self._note(norm, rate)
@@ -264,16 +276,9 @@ class Loop:
 
     def evaluate(self) -> tuple[float, dict[str, float]]:
         """Mean loss of the evaluation set, one document never seeing another, and the objective's measures."""
-        total, weight, sums = 0.0, 0, [0.0] * len(self.objective.names)
-        for number, part in enumerate(pieces(self.prepared.evaluation)):
-            self.objective.begin(self.trainee, part, part="evaluation", number=number, layout=self.layout)
-            with quiet(self.trainee):
-                for batch in quiet_batches(part, layout=self.layout):
-                    loss, seen = self.objective.loss(self.trainee, batch.to(self.trainee.device))
-                    total += float(loss)
-                    weight += self.objective.weight(batch)
-                    sums = [a + b for a, b in zip(sums, seen.tolist(), strict=True)]
-        return total / weight, self.objective.report(sums)
+        units, objective = self.prepared.evaluation, self.objective
+        found = measure(self.trainee, units, objective=objective, layout=self.layout, world=self.world)
+        return found.loss / found.weight, self.objective.report(found.sums)
 
     def judge(self, loss: float) -> bool:
         """Take note of an evaluation; True if it is the best so far."""
@@ -285,18 +290,20 @@ class Loop:
         state.waited = 0 if better else state.waited + 1
         return better
 
-    def save(self) -> checkpoint.Checkpoint:
-        """Write a checkpoint."""
+    def save(self) -> None:
+        """Write a checkpoint: the same one whatever the number of processes."""
         values = self.progress.as_json() | {"total": self.total}
+        tensors = self.optimizer.tensors()
+        if not self.world.main:
+            return
         done = checkpoint.write(
             self.folder / "checkpoints",
             step=self.progress.step,
-            tensors=self.optimizer.tensors(),
+            tensors=tensors,
             state=values,
             keep=self.config.train.save_total_limit,
         )
         self.log.write("checkpoint", step=self.progress.step, folder=done.folder.name)
-        return done
 
     def load(self, found: checkpoint.Checkpoint) -> None:
         """Go back to a checkpoint. Raises ModelError if it is damaged or of another run."""

@@ -7,11 +7,13 @@ linear layers, rows of 8,192 and 16,384 tokens, with and without recomputation, 
 from __future__ import annotations
 
 import itertools
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
+from finetune.bases import target_names
 from finetune.config import RunConfig
 from finetune.loss import CHUNK_BYTES, rows_per_chunk
-from finetune.methods import quantise_of, resolve_targets
+from finetune.methods import quantise_of
 from rag.chatglm3.memory import ComputeDtype, weight_bytes
 from rag.chatglm3.shape import GlmShape
 
@@ -56,6 +58,9 @@ class MemoryNeed:
 
 def linear_sizes(shape: GlmShape) -> dict[str, tuple[int, int]]:
     """Linear layers of a block: name -> (inputs, outputs)."""
+    own: Mapping[str, tuple[int, int]] | None = getattr(shape, "linears", None)
+    if own:
+        return dict(own)
     wide, narrow = shape.heads * shape.head_dim, shape.groups * shape.head_dim
     return {
         "q_proj": (shape.hidden, wide),
@@ -85,7 +90,7 @@ def trainable_count(shape: GlmShape, config: RunConfig) -> int:
             first = width * shape.hidden + shape.hidden
             return method.pre_seq_len * width + first + shape.hidden * out + out
         case _:
-            chosen = [sizes[name] for name in resolve_targets(method.lora_target)]
+            chosen = [sizes[name] for name in target_names(method.lora_target, shape=shape)]
             each = sum(
                 method.lora_rank * (inputs + outputs) + (outputs if method.use_dora else 0)
                 for inputs, outputs in chosen
@@ -113,8 +118,10 @@ def layer_bytes(shape: GlmShape, *, dtype: ComputeDtype, compiled: bool) -> int:
     return int(width * (10.4 * shape.hidden + 4 * shape.ffn))
 
 
-def need(shape: GlmShape, config: RunConfig, *, layout: Layout, dtype: ComputeDtype) -> MemoryNeed:
-    """The peak of a step."""
+def need(
+    shape: GlmShape, config: RunConfig, *, layout: Layout, dtype: ComputeDtype, gpus: int = 1
+) -> MemoryNeed:
+    """The peak of a step, on each of `gpus`."""
     if layout.kernels:
         from finetune.kernels import fit
 
@@ -123,6 +130,9 @@ def need(shape: GlmShape, config: RunConfig, *, layout: Layout, dtype: ComputeDt
     width = 4 if dtype == "float32" else 2
     quantise = quantise_of(config)
     weights = weight_bytes(shape, dtype=dtype, quantise=quantise)  # type: ignore[arg-type]
+    trained = trained_bytes(shape, config, dtype=dtype)
+    if gpus > 1 and config.train.parallel == "fsdp":
+        weights, trained = _sharded(shape, config, weights=weights, dtype=dtype, gpus=gpus)
     tokens = layout.tokens
     one = layer_bytes(shape, dtype=dtype, compiled=layout.compiled) * tokens
     edges = 6 * shape.hidden * width * tokens
@@ -134,7 +144,25 @@ def need(shape: GlmShape, config: RunConfig, *, layout: Layout, dtype: ComputeDt
     working = max(logits, unpacked_weights + (one if layout.recompute else 0))
     if not layout.packed:
         kept = int(kept * 1.1)  # masks of the padded rows
-    return MemoryNeed(weights, trained_bytes(shape, config, dtype=dtype), kept, working)
+    return MemoryNeed(weights, trained, kept, working)
+
+
+def _sharded(
+    shape: GlmShape, config: RunConfig, *, weights: int, dtype: ComputeDtype, gpus: int
+) -> tuple[int, int]:
+    """(weights, trained) on each GPU with FSDP: a part of everything, two layers whole, and the outer weights whole.
+
+    Trained weights are held in float32 and gathered in the compute dtype; 4 bytes each for weight, gradient and moments.
+    """
+    width = 4 if dtype == "float32" else 2
+    outer = 2 * shape.hidden * shape.vocabulary * width
+    states = (weights - outer) // 33 if quantise_of(config) == "nf4" else 0  # block constants stay whole
+    inner = weights - outer - states
+    count = trainable_count(shape, config)
+    base = 0 if config.method.finetuning_type == "full" else (inner + outer) // gpus
+    gathered = 2 * inner // shape.layers + outer
+    gradients = width * (2 * count // shape.layers) if config.method.finetuning_type == "full" else 0
+    return base + states + gathered, 16 * count // gpus + gradients
 
 
 def choose_layout(
@@ -147,6 +175,7 @@ def choose_layout(
     wanted: int,
     compiled: bool,
     kernels: bool = False,
+    gpus: int = 1,
 ) -> tuple[Layout, MemoryNeed, bool]:
     """The fastest layout that fits into `free` bytes, what it needs, and whether it fits at all.
 
@@ -176,10 +205,10 @@ def choose_layout(
         for recompute in allowed:
             for size in group:
                 layout = replace(plain, tokens=size, recompute=recompute)
-                found = need(shape, config, layout=layout, dtype=dtype)
+                found = need(shape, config, layout=layout, dtype=dtype, gpus=gpus)
                 if found.total <= free:
                     return layout, found, True
-    return plain, need(shape, config, layout=plain, dtype=dtype), False
+    return plain, need(shape, config, layout=plain, dtype=dtype, gpus=gpus), False
 
 
 def _fused_layout(

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from finetune.config import RunConfig
+from finetune.shards import part_like, whole
 from kb.errors import MissingExtra, ModelError
 
 if TYPE_CHECKING:
@@ -92,7 +93,7 @@ class Optimizer:
             gradients.append(gradient)
         if gradients:
             torch._foreach_div_(gradients, divisor)
-        norm = float(torch.nn.utils.get_total_norm(gradients)) if gradients else 0.0
+        norm = float(whole(torch.nn.utils.get_total_norm(gradients))) if gradients else 0.0
         finite = math.isfinite(norm)
         self.scaler.after(finite)
         if finite:
@@ -117,17 +118,17 @@ class Optimizer:
                 torch._foreach_copy_([p for p, _ in pairs], [m for _, m in pairs])
 
     def tensors(self) -> dict[str, Tensor]:
-        """Masters and moments by name, for a checkpoint."""
+        """Masters and moments by name, whole, for a checkpoint. With sharded weights all processes must ask."""
         import torch
 
         out: dict[str, Tensor] = {}
         for name, master in self.masters.items():
-            out[f"master/{name}"] = master.detach()
+            out[f"master/{name}"] = _kept(master)
             for key, value in self.inner.state.get(master, {}).items():
                 if isinstance(value, int):  # bitsandbytes counts its steps in plain numbers
                     out[f"{NUMBER}{key}/{name}"] = torch.tensor(value)
                 elif isinstance(value, torch.Tensor):
-                    out[f"{key}/{name}"] = value.detach()
+                    out[f"{key}/{name}"] = _kept(value)
         return out
 
     def restore(self, tensors: dict[str, Tensor]) -> None:
@@ -142,7 +143,7 @@ class Optimizer:
             )
         with torch.no_grad():
             for name, master in self.masters.items():
-                master.copy_(tensors[f"master/{name}"])
+                master.copy_(part_like(tensors[f"master/{name}"], master))
                 state: dict[str, Any] = {}
                 for key, value in tensors.items():
                     part, owner = key.split("/", 1)
@@ -151,10 +152,16 @@ class Optimizer:
                     if part.startswith(NUMBER):
                         state[part.removeprefix(NUMBER)] = int(value)
                     else:
-                        state[part] = value.to(master.device).clone()
+                        state[part] = part_like(value, master).clone()
                 if state:
                     self.inner.state[master] = state
         self.publish()
+
+
+def _kept(tensor: Tensor) -> Tensor:
+    """A whole tensor; one that was gathered waits on the CPU, so that never two are there at once."""
+    gathered = whole(tensor.detach())
+    return gathered.cpu() if hasattr(tensor, "full_tensor") else gathered
 
 
 def _inner(groups: list[dict[str, Any]], config: RunConfig) -> Any:

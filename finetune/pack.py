@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from finetune.deal import deal
 from finetune.encode import IGNORE, Encoded
 from finetune.encode_judged import Judged
 
@@ -128,11 +129,19 @@ def pack(lengths: Sequence[int], *, tokens: int, documents: int = 0) -> list[lis
 
 
 def choose_tokens(
-    lengths: Sequence[int], *, per_step: int, most: int, fixed: bool, seed: int = 0, overhead: int = 256
+    lengths: Sequence[int],
+    *,
+    per_step: int,
+    most: int,
+    fixed: bool,
+    seed: int = 0,
+    overhead: int = 256,
+    ranks: int = 1,
 ) -> int:
     """Tokens of a row, at most `most`, that make the first epoch cheapest.
 
-    A fixed row costs its whole length, a free one what is in it; each costs `overhead` tokens more for being one.
+    A fixed row costs its whole length, a free one what is in it; each costs `overhead` tokens more for being one. Of
+    several processes (`ranks`) the slowest counts.
     """
     longest = max(lengths)
     unit = 64 if most <= 4096 else 512
@@ -143,12 +152,19 @@ def choose_tokens(
     def cost(size: int) -> int:
         total = 0
         for indices in chosen:
-            inside = [lengths[i] for i in indices]
-            rows = len(pack(inside, tokens=size))
-            total += rows * overhead + (rows * size if fixed else sum(inside))
+            costs = []
+            for part in parts_of([lengths[i] for i in indices], ranks=ranks):
+                rows = len(pack(part, tokens=size))
+                costs.append(rows * overhead + (rows * size if fixed else sum(part)))
+            total += max(costs)
         return total
 
     return min(sizes, key=lambda size: (cost(size), size))
+
+
+def parts_of(lengths: Sequence[int], *, ranks: int) -> list[list[int]]:
+    """Lengths of what each process takes."""
+    return [[lengths[i] for i in part] for part in deal(lengths, ranks=ranks)]
 
 
 def _candidates(longest: int, most: int) -> list[int]:
@@ -160,7 +176,15 @@ def _candidates(longest: int, most: int) -> list[int]:
 
 
 def row_shape(
-    lengths: Sequence[int], *, per_step: int, tokens: int, steps: int, seed: int, fixed: bool, sides: int = 1
+    lengths: Sequence[int],
+    *,
+    per_step: int,
+    tokens: int,
+    steps: int,
+    seed: int,
+    fixed: bool,
+    sides: int = 1,
+    ranks: int = 1,
 ) -> RowShape:
     """The shape that every row of the run fits into. `sides`: documents of one unit."""
     longest = max(lengths)
@@ -170,9 +194,10 @@ def row_shape(
     most = 1
     for step in range(steps):
         inside = [lengths[i] for i in step_examples(len(lengths), step=step, per_step=per_step, seed=seed)]
-        for row in pack(inside, tokens=size):
-            rest = size - sum(inside[i] for i in row)
-            most = max(most, sides * len(row) + math.ceil(rest / longest))
+        for part in parts_of(inside, ranks=ranks):
+            for row in pack(part, tokens=size):
+                rest = size - sum(part[i] for i in row)
+                most = max(most, sides * len(row) + math.ceil(rest / longest))
     return RowShape(size, most, longest, fixed=True)
 
 

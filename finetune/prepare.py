@@ -23,7 +23,7 @@ from rag.chatglm3.folder import sha256_of
 from rag.types import Message
 
 if TYPE_CHECKING:
-    from rag.chatglm3.chat import ChatTokenizer
+    from rag.types import Chat
 
 
 @dataclass(frozen=True)
@@ -125,7 +125,7 @@ def _facts(names: str, folder: Path, loaded: Loaded) -> dict[str, Any]:
     }
 
 
-def prepare(config: RunConfig, *, tokenizer: ChatTokenizer) -> Prepared:
+def prepare(config: RunConfig, *, tokenizer: Chat) -> Prepared:
     """Read and encode. Raises DataError, SettingsError."""
     train, held, facts = read_examples(config)
     data = config.data
@@ -146,6 +146,18 @@ def prepare(config: RunConfig, *, tokenizer: ChatTokenizer) -> Prepared:
         "held_out": len(held),
     }
     return Prepared(tuple(documents), tuple(evaluation), tuple(train), tuple(held), report, facts)
+
+
+def left_out(prepared: Prepared) -> list[tuple[str, str]]:
+    """What was left out or cut, in words: (Chinese, English)."""
+    report = prepared.report
+    bad = sum(int(f.get("bad_lines", 0)) for f in prepared.facts.values() if isinstance(f, dict))
+    found = (
+        (bad, "行有问题，未使用（见 data.json）", "bad lines were left out (see data.json)"),
+        (len(report.unusable), "条样本没有可学的内容，未使用", "examples had nothing to learn from"),
+        (report.shortened, "条样本超长，已截短", "examples were too long and were shortened"),
+    )
+    return [(f"{count} {zh}", f"{count} {en}") for count, zh, en in found if count]
 
 
 def with_model(config: RunConfig, *, home: Path) -> RunConfig:

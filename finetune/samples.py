@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,31 +16,32 @@ from rag.types import Message
 
 if TYPE_CHECKING:
     from finetune.memory import Layout
-    from rag.chatglm3.chat import ChatTokenizer
+    from rag.types import Chat
 
 
-def answer(trainee: Trainee, *, ids: list[int], tokenizer: ChatTokenizer, most: int) -> str:
+def answer(trainee: Trainee, *, ids: list[int], tokenizer: Chat, most: int) -> str:
     """Greedy continuation of a prompt."""
     import torch
 
     prompt = torch.tensor([ids], device=trainee.device)
     with trainee.plain_attention(), torch.no_grad():
-        out = trainee.model.generate(
-            input_ids=prompt,
-            attention_mask=torch.ones_like(prompt),
-            max_new_tokens=most,
-            do_sample=False,
-            eos_token_id=list(tokenizer.stop_ids),
-            pad_token_id=0,
+        out = trainee.within(
+            lambda: trainee.model.generate(
+                input_ids=prompt,
+                attention_mask=torch.ones_like(prompt),
+                max_new_tokens=most,
+                do_sample=False,
+                eos_token_id=list(tokenizer.stop_ids),
+                pad_token_id=0,
+            )
         )
     return tokenizer.decode(out[0, len(ids) :].tolist()).strip()
 
 
-def prompt_ids(messages: Sequence[Message], *, stage: str, tokenizer: ChatTokenizer) -> list[int]:
+def prompt_ids(messages: Sequence[Message], *, stage: str, tokenizer: Chat) -> list[int]:
     """A conversation through the chat format, or (pt) the last message as the beginning of a text."""
     if stage == "pt":
-        special = tokenizer.specials
-        return [special.gmask, special.sop, *tokenizer.encode(messages[-1].content)]
+        return [*tokenizer.start, *tokenizer.encode(messages[-1].content)]
     return tokenizer.prompt(messages, close_turns=True).ids
 
 
@@ -48,7 +50,7 @@ def sample(
     *,
     prompts: Sequence[Sequence[Message]],
     stage: str,
-    tokenizer: ChatTokenizer,
+    tokenizer: Chat,
     most: int,
 ) -> list[tuple[str, str]]:
     """(last message, what the model says) for each conversation."""
@@ -63,7 +65,7 @@ def scored(
     trainee: Trainee,
     *,
     examples: Sequence[Example],
-    tokenizer: ChatTokenizer,
+    tokenizer: Chat,
     limits: Limits,
     layout: Layout,
     count: int = 3,
@@ -80,7 +82,9 @@ def scored(
                 break
             pair = encode_preference(example, tokenizer=tokenizer, limits=limits, report=EncodeReport())
             for batch in quiet_batches(pair, layout=layout) if pair else ():
-                up, down = last_scores(trainee, batch.to(trainee.device)).tolist()
+                moved = batch.to(trainee.device)
+                scores = trainee.within(lambda b=moved: last_scores(trainee, b))  # type: ignore[misc]
+                up, down = scores.tolist()
                 said = f"{up:+.3f} {example.chosen} | {down:+.3f} {example.rejected}"
                 out.append((example.question, said))
     return out
@@ -90,18 +94,19 @@ def predict(
     trainee: Trainee,
     *,
     examples: Sequence[Example],
-    tokenizer: ChatTokenizer,
+    tokenizer: Chat,
     most: int,
-    path: Path,
+    path: Path | None,
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, float]:
     """Answer the last question of every conversation, write predictions line by line, return the measures of rag.evaluate.
 
+    `path` None: another process writes them.
     The reference of a preference is its chosen answer; an answer with a thumb down is none.
     """
     texts: list[str] = []
     references: list[list[str]] = []
-    with path.open("w", encoding="utf-8") as file:
+    with nullcontext() if path is None else path.open("w", encoding="utf-8") as file:
         for example in examples:
             whole = _with_reference(example)
             if whole is None:
@@ -111,8 +116,9 @@ def predict(
             texts.append(text)
             references.append([whole.answer])
             row = {"question": whole.question, "reference": whole.answer, "prediction": text}
-            file.write(json.dumps(row, ensure_ascii=False) + "\n")
-            file.flush()
+            if file is not None:
+                file.write(json.dumps(row, ensure_ascii=False) + "\n")
+                file.flush()
             if progress is not None:
                 progress(len(texts), len(examples))
     scores = score_texts(texts, references)

@@ -20,7 +20,7 @@ from ui.settings import GeneratorSettings, Settings, secret
 
 if TYPE_CHECKING:
     from finetune.adapters import AdapterRecord
-    from rag.generate.chatglm3 import ChatGLM3Generator
+    from ui.held import LocalModel
 
 CONTEXT = 8192
 """Tokens that ChatGLM3 was made for; the memory plan counts with them where no context is set."""
@@ -63,7 +63,7 @@ def answering_adapter(settings: Settings) -> tuple[str, Path] | None:
     """
     from finetune.adapters import promoted
 
-    if settings.generator.kind != "chatglm3" or settings.generator.adapter == BASE:
+    if not settings.generator.here or settings.generator.adapter == BASE:
         return None
     if settings.generator.adapter:
         record = find_adapter(settings, settings.generator.adapter)
@@ -160,23 +160,34 @@ def _server(wanted: GeneratorSettings, key: str) -> Generator:
 
 def open_model(
     folder: Path, adapters: Mapping[str, Path], wanted: GeneratorSettings, *, default: str = ""
-) -> ChatGLM3Generator:
-    """A ChatGLM3 of this machine with its adapters, not kept: whoever opens it closes it. Raises ModelError."""
+) -> LocalModel:
+    """A model of this machine with its adapters, not kept: whoever opens it closes it. Raises ModelError."""
     if not (folder / "config.json").is_file():
         raise ModelError(
-            f"{folder} is not a converted model. Run: zhiwen models convert OFFICIAL {folder}",
-            zh=f"{folder} 不是转换好的模型。请运行：zhiwen models convert 官方文件夹 {folder}",
+            f"{folder} is not a model folder. ChatGLM: zhiwen models convert OFFICIAL {folder}",
+            zh=f"{folder} 不是模型文件夹。ChatGLM 请运行：zhiwen models convert 官方文件夹 {folder}",
         )
     from rag.chatglm3.engine.engine import EngineConfig
     from rag.chatglm3.load import LoadConfig, load
     from rag.generate.chatglm3 import ChatGLM3Generator
+    from rag.generate.local import LocalGenerator
+    from rag.models import load_other
+    from rag.templates import is_chatglm, open_chat
+    from rag.templates.choice import choose_template
 
+    template = choose_template(wanted.template, adapters=adapters)
+    theirs = is_chatglm(folder)
     engine = EngineConfig(context=wanted.context_tokens)
     config = LoadConfig(
         dtype=wanted.dtype,  # type: ignore[arg-type]
         quantise=wanted.quantise,  # type: ignore[arg-type]
         device=wanted.device,
-        cached_tokens=engine.slots * (engine.context or CONTEXT),
+        cached_tokens=(engine.slots if theirs else 1) * (engine.context or CONTEXT),
     )
+    if not theirs:
+        other = load_other(folder, adapters=adapters, config=config, template=template)
+        return LocalGenerator(other, context=wanted.context_tokens, adapter=default)
     loaded = load(folder, adapters=adapters, config=config)
+    if loaded.tokenizer is not None:
+        loaded = replace(loaded, tokenizer=open_chat(folder, template=template))
     return ChatGLM3Generator(loaded, config=engine, adapter=default)

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import tomllib
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin
 
 from finetune.config import RunConfig, from_values, option_types
-from kb.errors import SettingsError
+from finetune.config_file import add_options, given_options, read_toml
 from ui.text import pick
 
 HELP: dict[str, tuple[str, str]] = {
@@ -31,6 +29,10 @@ HELP: dict[str, tuple[str, str]] = {
     "eval_dataset": ("评估数据集", "evaluation sets"),
     "val_size": ("留作评估的比例（<1）或条数", "share (below 1) or number kept for evaluation"),
     "max_samples": ("每个数据集最多取多少条", "examples of each set at the most"),
+    "template": (
+        "对话模板；auto：模型自带的",
+        "how a conversation is laid out; auto: the model's own",
+    ),
     "cutoff_len": ("一条样本最多多少 token", "tokens of an example at the most"),
     "max_source_length": ("问题最多多少 token", "tokens of a question at the most"),
     "max_target_length": ("回答最多多少 token", "tokens of an answer at the most"),
@@ -73,6 +75,10 @@ HELP: dict[str, tuple[str, str]] = {
     "pack_tokens": ("每行 token 数；0 自动", "tokens of a row; 0 chooses"),
     "gradient_checkpointing": ("用重算换显存", "recompute activations to save memory"),
     "compile": ("编译各层", "compile the layers"),
+    "parallel": (
+        "多卡：ddp 每卡一份模型；fsdp 每卡一部分",
+        "several GPUs: ddp a whole model each; fsdp a part each",
+    ),
     "kernels": ("融合内核（LoRA，打包）", "fused layers for LoRA on packed rows"),
     "logging_steps": ("每几步记录一次", "steps between log lines"),
     "eval_steps": ("每几步评估；0 每轮", "steps between evaluations; 0: every epoch"),
@@ -115,23 +121,11 @@ HELP: dict[str, tuple[str, str]] = {
     "ppo_score_clip": ("ppo：分数上下限；0 不限", "ppo: bound of scores; 0 has none"),
     "ppo_eos_penalty": ("ppo：回答没有自己结束时扣的分", "ppo: taken off where an answer does not end"),
 }
-PATHS = ("model_name_or_path", "dataset_dir", "adapter", "reward_model")
-"""Relative to the config file that names them; flags are relative to the current folder."""
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """One flag for every option; not given means: as the file says, or the default."""
-    for name, kind in option_types().items():
-        flag, text = "--" + name.replace("_", "-"), pick(*HELP[name])
-        common: dict[str, Any] = {"dest": f"option_{name}", "default": None, "help": text}
-        if kind is bool:
-            parser.add_argument(flag, action=argparse.BooleanOptionalAction, **common)
-        elif get_origin(kind) is Literal:
-            parser.add_argument(flag, choices=get_args(kind), **common)
-        elif get_origin(kind) is tuple:
-            parser.add_argument(flag, nargs="+", metavar="TEXT", **common)
-        else:
-            parser.add_argument(flag, type=kind, metavar="N" if kind in (int, float) else "TEXT", **common)
+    add_options(parser, texts={name: pick(*HELP[name]) for name in option_types()})
     short = parser.add_mutually_exclusive_group()
     for name in ("bf16", "fp16", "fp32"):
         short.add_argument(
@@ -143,29 +137,5 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 def read_config(file: Path | None, args: argparse.Namespace) -> RunConfig:
     """The file's values, then the flags. Raises SettingsError."""
     values = read_toml(file) if file is not None else {}
-    for name in option_types():
-        given = getattr(args, f"option_{name}", None)
-        if given is not None:
-            values[name] = tuple(given) if isinstance(given, list) else given
+    values |= given_options(args)
     return from_values(values)
-
-
-def read_toml(file: Path) -> dict[str, Any]:
-    """Options of a config file, its tables opened, its relative paths made absolute. Raises SettingsError."""
-    try:
-        tables = tomllib.loads(file.read_text(encoding="utf-8-sig"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise SettingsError(f"{file} cannot be read: {error}", zh=f"{file} 无法读取：{error}") from error
-    values: dict[str, Any] = {}
-    for key, value in tables.items():
-        for name, item in value.items() if isinstance(value, dict) else ((key, value),):
-            plain = str(name).replace("-", "_")
-            if plain in values:
-                raise SettingsError(f"{file}: {plain} stands there twice.", zh=f"{file}：{plain} 写了两次。")
-            values[plain] = item
-    for name in PATHS:
-        given = values.get(name)
-        if isinstance(given, str) and given and given != "tiny":
-            values[name] = str((file.parent / Path(given).expanduser()).resolve())
-    values.setdefault("name", file.stem)
-    return values

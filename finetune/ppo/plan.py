@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from finetune import plan as plans
+from finetune import speed as speeds
 from finetune.config import RunConfig
 from finetune.kernels import fit
 from finetune.memory import Layout, MemoryNeed, choose_layout, trainable_count
@@ -43,7 +44,7 @@ def ppo_plan(
     layout, need, fits = _layout(shape, config, lengths, dtype, memory, kernels)
     changes = [] if fits else _changes(shape, config, lengths, dtype, memory, kernels)
     steps, per_step = plans.total_steps(config, len(lengths)), config.examples_per_step
-    speed = rate or plans.matrix_rate(device, dtype)
+    speed = rate or speeds.matrix_rate(device, dtype)
     return plans.Plan(
         model=folder.name,
         parameters=shape.parameters,
@@ -102,11 +103,11 @@ def _seconds(shape: GlmShape, config: RunConfig, length: float, layout: Layout, 
     """Of one step."""
     ppo, weights = config.ppo, shape.parameters - shape.hidden * shape.vocabulary
     tokens = config.examples_per_step * length
-    learning = tokens * ppo.ppo_epochs * plans.flops_per_token(shape, config, layout)
+    learning = tokens * ppo.ppo_epochs * speeds.flops_per_token(shape, config, layout)
     looking = tokens * LOOKS * 2.0 * weights
     decoding = config.examples_per_step * ppo.ppo_max_new_tokens * 2.0 * shape.parameters
     return (learning + looking) / (
-        speed * (plans.FUSED if layout.kernels else plans.EFFICIENCY[False])
+        speed * (speeds.FUSED if layout.kernels else speeds.EFFICIENCY[False])
     ) + decoding / (speed * DECODING)
 
 

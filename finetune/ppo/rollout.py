@@ -40,8 +40,10 @@ class Sampler:
     def __init__(self, trainee: Trainee, *, config: RunConfig, longest: int) -> None:
         from rag.chatglm3.adapters import AdapterInfo
         from rag.chatglm3.engine.engine import Engine, EngineConfig
+        from rag.chatglm3.load import LoadedModel
 
         self.config, loaded = config, trainee.loaded
+        assert isinstance(loaded, LoadedModel)  # other bases are refused before a run begins
         own = AdapterInfo(POLICY, loaded.folder, "lora")
         live = replace(loaded, model=trainee.model, adapters={POLICY: own})
         self.engine: Engine = Engine(

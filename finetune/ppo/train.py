@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from finetune import adapter_folder, checkpoint, events, run
+from finetune.bases import settled
 from finetune.config import RunConfig
 from finetune.encode import Encoded
 from finetune.events import EventLog
 from finetune.kernels import fit
 from finetune.methods import attach, checkpoint_layers, open_base
-from finetune.plan import make_plan
+from finetune.parallel import ALONE, World
+from finetune.plan import does_not_fit, make_plan
 from finetune.ppo import curves, samples
 from finetune.ppo.loop import Loop
 from finetune.ppo.policy import Policy
@@ -23,7 +25,8 @@ from finetune.ppo.reward import AdapterReward, Reward
 from finetune.ppo.rollout import Sampler
 from finetune.prepare import Prepared, model_folder, prepare
 from finetune.start import add_reference
-from finetune.train import RunResult, does_not_fit, stoppable
+from finetune.together import stoppable
+from finetune.train import RunResult
 from kb.errors import SettingsError
 
 if TYPE_CHECKING:
@@ -36,9 +39,23 @@ SHOWN = 3
 class PpoRun:
     """The parts of one run. `reward`: a function instead of `reward_model`."""
 
-    def __init__(self, folder: Path, config: RunConfig, log: EventLog, reward: Reward | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        config: RunConfig,
+        log: EventLog,
+        world: World = ALONE,
+        *,
+        reward: Reward | None = None,
+    ) -> None:
         from rag.chatglm3.chat import open_tokenizer
 
+        settled(config)
+        if world.size > 1:
+            raise SettingsError(
+                f"--stage ppo works with one process, {world.size} were started. The other stages take several.",
+                zh=f"--stage ppo 只能用一个进程，现在启动了 {world.size} 个。其他阶段可以用多个。",
+            )
         if reward is None and not config.ppo.reward_model:
             raise SettingsError(
                 "--stage ppo needs --reward-model RUN: a run of --stage rm on the same base.",

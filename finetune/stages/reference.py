@@ -19,6 +19,7 @@ from finetune.logprobs import answer_log_probs
 from finetune.memory import Layout
 from finetune.methods import Trainee
 from finetune.pack import Unit, documents_of, step_examples, steps_per_epoch
+from finetune.parallel import ALONE, World
 from finetune.prepare import Prepared
 from finetune.quiet import quiet, quiet_batches
 from finetune.run import stop_requested
@@ -49,6 +50,7 @@ def with_reference(
     config: RunConfig,
     folder: Path,
     log: EventLog,
+    world: World = ALONE,
 ) -> Prepared:
     """The data with `Judged.reference` filled in for every example that the run will see; others stay as they are.
 
@@ -69,7 +71,8 @@ def with_reference(
         groups = _groups(prepared, steps, config) if config.data.stage == "kto" else {}
         count = len(seen) + len(prepared.evaluation) + sum(map(len, groups.get("train", [])))
         found = _measure(prepared, seen, groups, trainee, layout, _Teller(folder, log, count))
-        _write(folder / FILE, found, key)
+        if world.main:  # every process works them out, one writes
+            _write(folder / FILE, found, key)
     if isinstance(objective, Kto):
         objective.apart = {
             (part, n): float(v)

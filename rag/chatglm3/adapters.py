@@ -32,10 +32,15 @@ class AdapterInfo:
     """Version of the answering prompt that it was trained with."""
     close_turns: bool = False
     """Whether earlier answers in a prompt end with `</s>`, as they did in training."""
+    template: str = ""
+    """The chat template that it was trained with; empty if any will do or nobody wrote it down."""
 
 
-def read_adapter(folder: Path, *, name: str = "") -> AdapterInfo:
-    """Read what an adapter folder says. Raises ModelError if it is no PEFT adapter that a GLM can carry."""
+def read_adapter(folder: Path, *, name: str = "", native: bool = True) -> AdapterInfo:
+    """Read what an adapter folder says. Raises ModelError if it is no PEFT adapter that a GLM can carry.
+
+    `native` False: it is for another base, whose modules may be called as in ChatGLM's official layout.
+    """
     config = read_json(folder / "adapter_config.json")
     kinds: dict[str, Literal["lora", "prefix"]] = {"LORA": "lora", "PREFIX_TUNING": "prefix"}
     kind = str(config.get("peft_type"))
@@ -55,7 +60,8 @@ def read_adapter(folder: Path, *, name: str = "") -> AdapterInfo:
             zh=f"{folder} 里没有 adapter_model.safetensors。旧适配器请先运行：zhiwen models import-adapter {folder} 新文件夹",
         )
     targets = config.get("target_modules") or []
-    if kind == "LORA" and isinstance(targets, list) and set(targets) & set(TARGETS) - set(NATIVE_TARGETS):
+    official = isinstance(targets, list) and set(targets) & set(TARGETS) - set(NATIVE_TARGETS)
+    if native and kind == "LORA" and official:
         raise ModelError(
             f"{folder} was trained on the official layout ({', '.join(sorted(targets))}). "
             f"Run: zhiwen models import-adapter {folder} NEW",
@@ -70,6 +76,7 @@ def read_adapter(folder: Path, *, name: str = "") -> AdapterInfo:
         str(train.get("base_hash", "")),
         str(train.get("prompt_version", "")),
         train.get("close_turns") is True,
+        str(train.get("template", "")),
     )
 
 

@@ -6,7 +6,6 @@ loaded = load(Path("models/chatglm3-6b"), adapters={"zhouyi": Path("runs/zhouyi"
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,9 +21,11 @@ from rag.chatglm3.adapters import (
     read_prefix,
 )
 from rag.chatglm3.bnb import prepare_bitsandbytes
-from rag.chatglm3.chat import ChatTokenizer, open_tokenizer
+from rag.chatglm3.chat import open_tokenizer
 from rag.chatglm3.memory import ComputeDtype, MemoryPlan, Quantise, out_of_memory, plan_memory
+from rag.chatglm3.quiet import quiet_libraries
 from rag.chatglm3.shape import GlmShape, read_json, read_native
+from rag.types import Chat
 
 if TYPE_CHECKING:
     import torch
@@ -69,7 +70,7 @@ class LoadedModel:
 
     model: Any
     """GlmForCausalLM, or a PeftModel around it if LoRA adapters are attached."""
-    tokenizer: ChatTokenizer | None
+    tokenizer: Chat | None
     """None if the folder was converted without one."""
     folder: Path
     shape: GlmShape
@@ -95,8 +96,13 @@ class LoadedModel:
     @property
     def name(self) -> str:
         """As a person would say it: "chatglm3-6b (nf4)"."""
-        kind = self.quantise if self.quantise != "none" else {v: k for k, v in _DTYPES.items()}[self.dtype]
-        return f"{self.folder.name} ({kind})" + (f" + {self.merged}" if self.merged else "")
+        return model_name(self.folder, dtype=self.dtype, quantise=self.quantise, merged=self.merged)
+
+
+def model_name(folder: Path, *, dtype: ComputeDtype, quantise: str, merged: str) -> str:
+    """A loaded model as a person would say it: "chatglm3-6b (nf4) + zhouyi"."""
+    kind = quantise if quantise != "none" else {v: k for k, v in _DTYPES.items()}[dtype]
+    return f"{folder.name} ({kind})" + (f" + {merged}" if merged else "")
 
 
 def choose_device(wanted: str) -> str:
@@ -158,13 +164,14 @@ def load(
         say(*plan.sentence())
     if not plan.fits and how.device != "auto":
         raise out_of_memory(plan, quantise=how.quantise)
-    model = _from_pretrained(
-        base, device if how.device != "auto" else "auto", dtype, how.quantise, plan, head
-    )
+    where = device if how.device != "auto" else "auto"
+    with quiet_libraries():
+        model = _from_pretrained(base, where, dtype, how.quantise, plan, head)
     prefixes = {n: read_prefix(i, shape=shape) for n, i in infos.items() if i.kind == "prefix"}
     loras = {n: i for n, i in infos.items() if i.kind == "lora" and how.merge in ("", n)}
     if loras:
-        model = attach_loras(model, loras)
+        with quiet_libraries():
+            model = attach_loras(model, loras)
         for name in loras:
             _must_be_active(model, name, shape)
         model.set_adapter(next(iter(loras)))
@@ -202,10 +209,7 @@ def _from_pretrained(
 ) -> Any:
     import torch
     from transformers import GlmForCausalLM, GlmForSequenceClassification
-    from transformers.utils import logging
 
-    if not sys.stderr.isatty():
-        logging.disable_progress_bar()
     options: dict[str, Any] = {
         "dtype": getattr(torch, dtype),
         "device_map": device,

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from finetune.encode import Encoded
     from finetune.plan import Plan
     from finetune.prepare import Prepared
+    from rag.types import Chat
 
 GIB = 2**30
 LONGEST = 6000
@@ -85,7 +86,7 @@ def show_examples(config: RunConfig, prepared: Prepared) -> None:
             )
         )
         unit = documents[number - 1]
-        tokenizer = open_tokenizer_kept(config.data.model_name_or_path)
+        tokenizer = open_tokenizer_kept(config.data.model_name_or_path, config.data.template)
         st.caption(
             plain(f"{unit.source or ''} · ")
             + pick(
@@ -98,16 +99,16 @@ def show_examples(config: RunConfig, prepared: Prepared) -> None:
 
 
 @st.cache_resource(max_entries=4, show_spinner=False)
-def open_tokenizer_kept(folder: str) -> object:
-    """The tokenizer of a model folder."""
+def open_tokenizer_kept(folder: str, template: str) -> Chat:
+    """The encoder of a model folder."""
     from pathlib import Path
 
-    from rag.chatglm3.chat import open_tokenizer
+    from rag.templates import open_chat
 
-    return open_tokenizer(Path(folder))
+    return open_chat(Path(folder), template=template)
 
 
-def mask_markdown(document: Encoded, tokenizer: object) -> str:
+def mask_markdown(document: Encoded, tokenizer: Chat) -> str:
     """Learned text on green, read text plain, special tokens grey."""
     out, room = [], LONGEST
     for text, learned, special in mask_parts(
