@@ -83,8 +83,7 @@ def scored(
             pair = encode_preference(example, tokenizer=tokenizer, limits=limits, report=EncodeReport())
             for batch in quiet_batches(pair, layout=layout) if pair else ():
                 moved = batch.to(trainee.device)
-                scores = trainee.within(lambda b=moved: last_scores(trainee, b))  # type: ignore[misc]
-                up, down = scores.tolist()
+                up, down = trainee.within(lambda b=moved: last_scores(trainee, b)).tolist()  # type: ignore[misc]
                 said = f"{up:+.3f} {example.chosen} | {down:+.3f} {example.rejected}"
                 out.append((example.question, said))
     return out

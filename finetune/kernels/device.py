@@ -48,6 +48,19 @@ def norm_backward(
 
 
 @triton.jit
+def copy(source, target, width, source_row, target_row, BLOCK: tl.constexpr):
+    """Rows of one matrix into another's."""
+    row = tl.program_id(0).to(tl.int64)
+    column = tl.arange(0, BLOCK)
+    inside = column < width
+    tl.store(
+        target + row * target_row + column,
+        tl.load(source + row * source_row + column, mask=inside),
+        mask=inside,
+    )
+
+
+@triton.jit
 def swiglu(both, out, width, both_row, out_row, BLOCK: tl.constexpr):
     """out = silu(gate) * up, where a row of `both` is gate, then up."""
     row = tl.program_id(0).to(tl.int64)

@@ -40,6 +40,13 @@ def norm_backward(
     )  # fmt: skip
 
 
+def copy(source: Tensor, target: Tensor) -> None:
+    """See plain.copy."""
+    rows, width = source.shape
+    block = _power(width)
+    device.copy[(rows,)](source, target, width, source.stride(0), target.stride(0), BLOCK=block, num_warps=4)
+
+
 def swiglu(both: Tensor, out: Tensor) -> None:
     """See plain.swiglu."""
     rows, width = out.shape

@@ -46,6 +46,11 @@ def norm_backward(
         grad.copy_(weight * hat.to(grad.dtype))
 
 
+def copy(source: Tensor, target: Tensor) -> None:
+    """Rows of one matrix into part of another's."""
+    target.copy_(source)
+
+
 def swiglu(both: Tensor, out: Tensor) -> None:
     """out = silu(gate) * up. *Shape:* both `(tokens, >= 2 * width)`: gate, up; out `(tokens, width)`."""
     width = out.shape[1]

@@ -135,6 +135,10 @@ class Plate:
         out = x.new_empty(x.shape[0], self.rank)
         return torch.addmm(out, x, below.T, beta=0, alpha=self.scale, out=out)
 
+    def beside(self, grad: Tensor) -> Tensor:
+        """G, where `backward` put it."""
+        return grad[:, self.outputs : self.outputs + self.rank]
+
     def middle_of(self, room: Tensor) -> Tensor:
         """P, where `forward` put it."""
         return room[:, self.inputs : self.inputs + self.rank]
@@ -149,6 +153,19 @@ class Plate:
             torch.addmm(beside, grad[:, : self.outputs], right, beta=0, alpha=self.scale, out=beside)
         torch.mm(grad[:, : self.outputs + self.rank], matrix[:, : self.inputs], out=dx)
 
+    def backward_joined(self, matrix: Tensor, grad: Tensor, dx: Tensor) -> None:
+        """The same for a wide dy: [dx G] = dy [W B] first, so that dy is not read again for G; G stands beside dx.
+
+        *Shape:* grad `(tokens, >= outputs)`, dx `(tokens, inputs + rank)`.
+        """
+        import torch
+
+        torch.mm(grad[:, : self.outputs], matrix[: self.outputs, : self.inputs + self.rank], out=dx)
+        if self.rank:
+            beside, below = dx[:, self.inputs :], matrix[self.outputs :, : self.inputs]
+            wide = dx[:, : self.inputs]
+            torch.addmm(wide, beside, below, alpha=self.scale, out=wide)
+
     def second_grads(self, grad: Tensor, middle: Tensor) -> list[Tensor]:
         """dB of every part; dy stands in `grad`."""
         if not self.rank:
@@ -160,11 +177,13 @@ class Plate:
             if p.rank
         ]
 
-    def first_grads(self, grad: Tensor, x: Tensor) -> list[Tensor]:
-        """dA of every part; G stands in `grad`."""
+    def first_grads(self, beside: Tensor, x: Tensor, *, scale: float = 1.0) -> list[Tensor]:
+        """dA of every part. `beside`: G, or G before it is scaled and its `scale`."""
         if not self.rank:
             return []
-        whole = grad[:, self.outputs : self.outputs + self.rank].T @ x
+        whole = beside.T @ x
+        if scale != 1:
+            whole *= scale
         return [whole[p.column : p.column + p.rank] for p in self.parts if p.rank]
 
 

@@ -57,7 +57,7 @@ class Kept:
     """x + attention."""
     second: Tensor | None = None
     both: Tensor | None = None
-    """gate and up, with room for G beside them."""
+    """gate and up."""
     middles: tuple[Tensor, ...] = ()
     """P of qkv, o, gate_up."""
 
@@ -91,6 +91,7 @@ class Stack:
             torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
         self.matrices: dict[tuple[int, str], Tensor] = {}
         self.filled: dict[str, int] = {}
+        self.borders: dict[tuple[int, str], tuple[list[Tensor], list[Tensor]]] = {}
         self.rooms: dict[str, Tensor] = {}
 
     @property
@@ -114,18 +115,15 @@ class Stack:
             return
         import torch
 
-        places: list[Tensor] = []
-        values: list[Tensor] = []
-        for number, layer in enumerate(self.layers):
-            for kind in KINDS:
-                plate = layer.plates[kind]
-                if (number, kind) not in self.matrices:
-                    self.matrices[number, kind] = plate.new_matrix(self.last_norm)
-                    plate.fill(self.matrices[number, kind], ops=self.ops)
-                border = plate.border(self.matrices[number, kind])
-                places, values = places + border[0], values + border[1]
+        if not self.matrices:
+            for number, layer in enumerate(self.layers):
+                for kind, plate in layer.plates.items():
+                    matrix = self.matrices[number, kind] = plate.new_matrix(self.last_norm)
+                    plate.fill(matrix, ops=self.ops)
+                    self.borders[number, kind] = plate.border(matrix)
+        places = [p for border in self.borders.values() for p in border[0]]
         if places:
-            torch._foreach_copy_(places, values)
+            torch._foreach_copy_(places, [v for border in self.borders.values() for v in border[1]])
 
     def matrix(self, number: int, kind: str) -> Tensor:
         """The unpacked plate of a layer."""
@@ -139,7 +137,9 @@ class Stack:
         matrix = self.matrices[0, kind]
         if self.filled.get(kind) != number:
             plate.fill(matrix, ops=self.ops)
-            places, values = plate.border(matrix)
+            if (number, kind) not in self.borders:
+                self.borders[number, kind] = plate.border(matrix)
+            places, values = self.borders[number, kind]
             if places:
                 torch._foreach_copy_(places, values)
             self.filled[kind] = number
@@ -199,15 +199,15 @@ class Stack:
         layer, tokens = self.layers[number], keep.x.shape[0]
         assert keep.flash is not None
         plate, room = layer.plates["o"], self.room("o", tokens)
-        room[:, : plate.inputs].copy_(keep.flash.out.reshape(tokens, -1))
+        self.ops.copy(keep.flash.out.view(tokens, -1), room[:, : plate.inputs])
         after = keep.x.new_empty(keep.x.shape)
         plate.forward(self.matrix(number, "o"), room, after)
         middle = plate.middle_of(room).clone()
         wide, room = layer.plates["gate_up"], self.room("gate_up", tokens)
         normed = room[:, : wide.inputs]
         keep.after, keep.second = self.ops.norm(keep.x, after, layer.second_norm, self.eps, normed)
-        keep.both = keep.x.new_empty(tokens, wide.outputs + wide.rank)
-        wide.forward(self.matrix(number, "gate_up"), room, keep.both[:, : wide.outputs])
+        keep.both = keep.x.new_empty(tokens, wide.outputs)
+        wide.forward(self.matrix(number, "gate_up"), room, keep.both)
         keep.middles = (*keep.middles, middle, wide.middle_of(room).clone())
         return keep.after
 
@@ -257,13 +257,15 @@ class Stack:
         grads = []
         if down.rank:
             second = down.second_grads(stream, down.middle(matrix, inner))
-            grads = interleave(down.first_grads(stream, inner), second)
-        normed = stream.new_empty(tokens, wide.inputs)
-        wide.backward(self.matrix(number, "gate_up"), keep.both, normed)
+            grads = interleave(down.first_grads(down.beside(stream), inner), second)
+        joined = stream.new_empty(tokens, wide.inputs + wide.rank)
+        wide.backward_joined(self.matrix(number, "gate_up"), keep.both, joined)
+        normed = joined[:, : wide.inputs]
         second = wide.second_grads(keep.both, keep.middles[2])
         weight = self.layers[number].second_norm
         self.ops.norm_backward(keep.after, keep.second, weight, normed, stream[:, : wide.inputs], normed=True)
-        grads = interleave(wide.first_grads(keep.both, normed), second) + grads
+        first = wide.first_grads(joined[:, wide.inputs :], normed, scale=wide.scale)
+        grads = interleave(first, second) + grads
         keep.both = keep.after = None
         return grads
 
@@ -275,7 +277,9 @@ class Stack:
         heads = stream.new_empty(tokens, out.inputs)
         out.backward(self.matrix(number, "o"), stream, heads)
         flat = keep.flash.out.reshape(tokens, -1)
-        grads = interleave(out.first_grads(stream, flat), out.second_grads(stream, keep.middles[1]))
+        grads = interleave(
+            out.first_grads(out.beside(stream), flat), out.second_grads(stream, keep.middles[1])
+        )
         query, key, value = self.split(keep.qkv)
         above = heads.view(tokens, self.heads, self.head_dim)
         found = self.ops.attention_backward(
@@ -289,12 +293,11 @@ class Stack:
         self.ops.rotate(found[1], second, way.cosine, way.sine, back=True)
         third.copy_(found[2])
         del found
-        normed = stream.new_empty(tokens, plate.inputs)
+        normed, weight = stream.new_empty(tokens, plate.inputs), self.layers[number].first_norm
         plate.backward(self.matrix(number, "qkv"), grad, normed)
         seconds = plate.second_grads(grad, keep.middles[0])
-        weight = self.layers[number].first_norm
         self.ops.norm_backward(keep.x, keep.first, weight, normed, stream[:, : plate.inputs], normed=True)
-        return interleave(plate.first_grads(grad, normed), seconds) + grads
+        return interleave(plate.first_grads(plate.beside(grad), normed), seconds) + grads
 
 
 def choose_ops(device: Any) -> Any:

@@ -70,7 +70,9 @@ def with_reference(
         )
         groups = _groups(prepared, steps, config) if config.data.stage == "kto" else {}
         count = len(seen) + len(prepared.evaluation) + sum(map(len, groups.get("train", [])))
-        found = _measure(prepared, seen, groups, trainee, layout, _Teller(folder, log, count))
+        found = _measure(
+            prepared, seen, groups, trainee, layout, _Teller(folder, log, count, heeds=world.size == 1)
+        )
         if world.main:  # every process works them out, one writes
             _write(folder / FILE, found, key)
     if isinstance(objective, Kto):
@@ -115,8 +117,9 @@ def _groups(prepared: Prepared, steps: int, config: RunConfig) -> dict[str, list
 class _Teller:
     """Says how far the measuring is, at most fifty times, and hears a wish to stop."""
 
-    def __init__(self, folder: Path, log: EventLog, total: int) -> None:
-        self.folder, self.log, self.total, self.done, self.said = folder, log, total, 0, -1
+    def __init__(self, folder: Path, log: EventLog, total: int, *, heeds: bool) -> None:
+        self.folder, self.log, self.total, self.heeds = folder, log, total, heeds
+        self.done, self.said = 0, -1
 
     def __call__(self, count: int) -> None:
         """So many more are done. Raises KeyboardInterrupt if the run is to stop: nothing has been learned yet."""
@@ -124,7 +127,7 @@ class _Teller:
         if self.done * 50 // self.total != self.said:
             self.said = self.done * 50 // self.total
             self.log.write("reference", step=0, done=self.done, total=self.total)
-        if stop_requested(self.folder):
+        if self.heeds and stop_requested(self.folder):  # of several processes none may leave alone
             raise KeyboardInterrupt
 
 
@@ -178,7 +181,8 @@ def _key(prepared: Prepared, seen: list[int], config: RunConfig) -> str:
     found = hashlib.sha256()
     for document in documents_of([*(prepared.train[i] for i in seen), *prepared.evaluation]):
         found.update(document.ids.tobytes())
-    rest = (seen, config.data.model_name_or_path, config.data.stage, config.method, config.examples_per_step)
+    data = config.data
+    rest = (seen, data.model_name_or_path, data.adapter, data.stage, config.method, config.examples_per_step)
     found.update(repr(rest).encode())
     return found.hexdigest()
 
