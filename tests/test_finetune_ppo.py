@@ -164,12 +164,20 @@ def test_fused_layers_say_the_same_in_every_role(place: Path, tmp_path: Path, re
     values = ppo_values(place, output_dir=str(tmp_path), max_steps=1, per_device_train_batch_size=8)
     started = train(run.create(from_values(values)), reward=Exactly(place / "model"))
     config = with_start(from_values(ppo_values(place, adapter=str(started.folder))))
+    other = Path(config.data.adapter)
+    if not resident:  # a reward adapter of another rank has matrices of its own
+        more = ppo_values(
+            place, output_dir=str(tmp_path), max_steps=1, per_device_train_batch_size=8, lora_rank=40
+        )
+        adapter = train(run.create(from_values(more)), reward=Exactly(place / "model")).adapter
+        assert adapter is not None
+        other = adapter
     found = []
     answers = [Answer((5, 6, 7), (8, 9, 300, 2), True), Answer((5, 300), (7,), False)]
     for kernels in (False, True):
         trainee = attach(open_base(config, folder=place / "model", device="cpu"), config=config)
         add_reference(trainee, Path(config.data.adapter))
-        add_frozen(trainee, Path(config.data.adapter), name="reward")
+        add_frozen(trainee, other, name="reward")
         with torch.no_grad():
             for name, parameter in trainee.model.named_parameters():
                 if "lora_" in name and ".reference." not in name:

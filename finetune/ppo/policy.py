@@ -58,13 +58,20 @@ class Policy:
         """
         if not self.layout.kernels:
             return self.trainee
+        if name != POLICY and POLICY not in self._roles:
+            self.role(POLICY)
         if name not in self._roles:
             with switched(self.trainee, name) if name != POLICY else nullcontext():
-                made = fuse_layers(self.trainee, kept=self.layout.kept, resident=self.layout.resident)
-            if name != POLICY:
-                share_matrices(made.stack, self.role(POLICY).stack)
+                made = self._fused(resident=self.layout.resident)
+                if name != POLICY and not share_matrices(made.stack, self._roles[POLICY].stack):
+                    made = self._fused(
+                        resident=False
+                    )  # unpacked weights of its own would be another model in memory
             self._roles[name] = made
         return self._roles[name]
+
+    def _fused(self, *, resident: bool) -> Trainee:
+        return fuse_layers(self.trainee, kept=self.layout.kept, resident=resident)
 
     def forget(self) -> None:
         """Drop gradients that no update will use."""
@@ -115,17 +122,22 @@ class Policy:
         return (self.look(batch, role=REFERENCE)[0],)
 
 
-def share_matrices(stack: Any, other: Any) -> None:
+def share_matrices(stack: Any, other: Any) -> bool:
     """Let two stacks unpack the base's weights in the same place; each pass puts its own LoRA beside them.
 
-    Only where their plates have one shape. A stack whose matrices hold one layer at a time has little to share.
+    False if their plates differ in shape: adapters of other ranks or targets.
     """
-    shapes = [
-        [(p.rank, p.columns) for p in layer.plates.values()] for s in (stack, other) for layer in s.layers
-    ]
-    half = len(shapes) // 2
-    if stack.resident and shapes[:half] == shapes[half:]:
-        stack.matrices, stack.rooms = other.matrices, other.rooms
+    shapes = [[(p.rank, p.columns) for p in layer.plates.values()] for layer in stack.layers]
+    if shapes != [[(p.rank, p.columns) for p in layer.plates.values()] for layer in other.layers]:
+        return False
+    stack.matrices, stack.rooms = other.matrices, other.rooms
+    if stack.resident:
+        other.begin()  # so that the matrices are there
+        stack.borders = {
+            (number, kind): stack.layers[number].plates[kind].border(matrix)
+            for (number, kind), matrix in stack.matrices.items()
+        }
+    return True
 
 
 def _rows(trainee: Trainee, batch: Batch) -> Tensor:

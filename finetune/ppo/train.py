@@ -27,7 +27,7 @@ from finetune.prepare import Prepared, model_folder, prepare
 from finetune.start import add_reference
 from finetune.together import stoppable
 from finetune.train import RunResult
-from kb.errors import SettingsError
+from kb.errors import ModelError, SettingsError
 
 if TYPE_CHECKING:
     from rag.chatglm3.chat import ChatTokenizer
@@ -69,6 +69,8 @@ class PpoRun:
 
     def carry_out(self) -> RunResult:
         """All of it."""
+        import torch
+
         run.write_json(self.folder / "data.json", self.prepared.facts)
         run.write_json(self.folder / "environment.json", run.environment())
         self.plan = make_plan(self.config, prepared=self.prepared)
@@ -91,7 +93,10 @@ class PpoRun:
                 self.folder, config=self.config, prompts=self.prompts, policy=policy, reward=reward,
                 sampler=sampler, total=self.plan.steps, log=self.log,
             )  # fmt: skip
-            return self._steps()
+            try:
+                return self._steps()
+            except torch.OutOfMemoryError as error:
+                raise _full(str(error).splitlines()[0]) from error
 
     def _policy(self) -> Policy:
         loaded = open_base(self.config, folder=model_folder(self.config), device=self.plan.device)
@@ -232,6 +237,16 @@ class PpoRun:
             found["peak_gib"] = torch.cuda.max_memory_allocated() / 2**30
             found["planned_gib"] = self.plan.need.total / 2**30
         return found
+
+
+def _full(reason: str) -> ModelError:
+    """The error for memory that ran out, with what to change."""
+    return ModelError(
+        f"out of memory ({reason}). You can: --gradient-checkpointing on, --pack-tokens 2048, a smaller --ppo-slots or "
+        "--ppo-max-new-tokens.",
+        zh=f"内存不够（{reason}）。可以：--gradient-checkpointing on、--pack-tokens 2048、减小 --ppo-slots 或 "
+        "--ppo-max-new-tokens。",
+    )
 
 
 def train(folder: Path, *, reward: Reward, listen: Callable[[events.Event], None] | None = None) -> RunResult:
