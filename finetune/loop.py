@@ -15,6 +15,7 @@ from typing import Any
 
 from finetune import checkpoint
 from finetune.config import RunConfig
+from finetune.deal import share
 from finetune.events import EventLog
 from finetune.memory import Layout
 from finetune.methods import Trainee, checkpoint_layers, compile_layers, fuse_layers
@@ -67,6 +68,7 @@ class Loop:
         self.all_full = False
         """Memory ran out in the last step, and every process knows."""
         self.last_measures: dict[str, float] = {}
+        self.ahead: tuple[int, RowShape, list[tuple[Batch, bool]]] | None = None
 
     # ------------------------------------------------------------ shape of the work
 
@@ -96,10 +98,27 @@ class Loop:
         rows = max(1, self.layout.tokens // max(self.prepared.lengths))
         return padded_batches(documents, rows=rows)
 
+    def rows(self, step: int) -> list[tuple[Batch, bool]]:
+        """Forward passes of a step, and whether each counts; made while the GPU was still busy with the one before."""
+        ahead, self.ahead = self.ahead, None
+        if ahead is not None and ahead[0] == step and ahead[1] is self.shape:
+            return ahead[2]
+        world = self.world
+        documents = self.documents(step)
+        return share(documents, make=self.batches, rank=world.rank, ranks=world.size, even=world.sharded)
+
+    def _look_ahead(self) -> None:
+        step = self.progress.step + 1
+        if step < self.total:
+            self.ahead = step, self.shape, self.rows(step)
+
     def setup(self) -> None:
         """Checkpointing and compiling as the layout says."""
         if self.layout.kernels:
-            self.trainee = fuse_layers(self.trainee, kept=self.layout.kept, resident=self.layout.resident)
+            layout = self.layout
+            self.trainee = fuse_layers(
+                self.trainee, kept=layout.kept, resident=layout.resident, roomy=layout.roomy
+            )
             return
         if self.layout.recompute:
             checkpoint_layers(self.trainee)
@@ -164,7 +183,9 @@ class Loop:
             smaller = replace(layout, tokens=max(longest, layout.tokens // 2))
             zh, en = f"每行缩短为 {smaller.tokens} 个 token", f"rows of {smaller.tokens} tokens"
         elif layout.kernels and (layout.resident or (layout.kept and can)):
-            smaller = replace(layout, resident=False, recompute=can, kept=0 if can else layout.kept)
+            smaller = replace(
+                layout, resident=False, roomy=False, recompute=can, kept=0 if can else layout.kept
+            )
             self.trainee = fuse_layers(self.trainee, kept=smaller.kept, resident=False)
             zh, en = "开启重算，权重随用随解", "recomputing, weights unpacked when they are needed"
         elif not layout.recompute and can:
@@ -202,7 +223,8 @@ class Loop:
             objective=self.objective,
             number=state.step,
             layout=self.layout,
-            make=self.batches,
+            batches=self.rows(state.step),
+            meanwhile=self._look_ahead,
             world=self.world,
             scale=self.optimizer.scaler.scale,
             noise=self.config.method.neftune_noise_alpha,
@@ -213,11 +235,11 @@ class Loop:
         mean, trained, sums = learned.loss / max(1, learned.weight), learned.weight, learned.sums
         rate = self.rate(state.step)
         if not math.isfinite(mean):
-            raise self._broken(mean, documents)
+            raise self._broken(mean)
         self.world.add_gradients(self.optimizer.named.values())
         norm, taken = self.optimizer.step(factor=rate / self.config.train.learning_rate, tokens=trained)
         if not taken and not self.optimizer.scaler.active:
-            raise self._broken(norm, documents)
+            raise self._broken(norm)
         state.skipped += not taken
         state.step += 1
         state.loss, state.trained = state.loss + mean * trained, state.trained + trained
@@ -260,10 +282,10 @@ class Loop:
         state.loss, state.trained, state.sums = 0.0, 0, []
         self.spent, self.spent_tokens = state.seconds, state.tokens
 
-    def _broken(self, value: float, documents: list[Unit]) -> ModelError:
+    def _broken(self, value: float) -> ModelError:
         state, last = self.progress, checkpoint.complete(self.folder / "checkpoints")
         intact = last[-1].folder.name if last else ""
-        places = sources(documents) or "-"
+        places = sources(self.documents(state.step)) or "-"
         return not_a_number(
             value, step=state.step + 1, rate=self.rate(state.step), places=places, intact=intact
         )

@@ -71,7 +71,8 @@ class Policy:
         return self._roles[name]
 
     def _fused(self, *, resident: bool) -> Trainee:
-        return fuse_layers(self.trainee, kept=self.layout.kept, resident=resident)
+        layout = self.layout
+        return fuse_layers(self.trainee, kept=layout.kept, resident=resident, roomy=layout.roomy)
 
     def forget(self) -> None:
         """Drop gradients that no update will use."""
