@@ -204,13 +204,14 @@ class Loop:
             scaled: Any = loss * self.optimizer.scaler.scale
             scaled.backward()
             total += loss.detach()
+        self.optimizer.collect(tokens=trained)
         if state.step + 1 < self.total:
             self.ahead = state.step + 1, self.shape, self.rows(state.step + 1)
         mean = float(total) / max(1, trained)
         rate = self.rate(state.step)
         if not math.isfinite(mean):
             raise self._broken(mean)
-        norm, taken = self.optimizer.step(factor=rate / self.config.train.learning_rate, tokens=trained)
+        norm, taken = self.optimizer.step(factor=rate / self.config.train.learning_rate)
         if not taken and not self.optimizer.scaler.active:
             raise self._broken(norm)
         state.skipped += not taken

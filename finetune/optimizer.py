@@ -53,6 +53,8 @@ class Optimizer:
         self.masters: dict[str, Tensor] = {
             name: p if p.dtype == torch.float32 else p.detach().float().clone() for name, p in named.items()
         }
+        self.gradients: list[Tensor] = []
+        self.norm: Any = 0.0
         self.scaler = Scaler()
         if any(p.dtype == torch.float16 for p in named.values()):
             self.scaler = Scaler(scale=2.0**16, active=True)
@@ -71,28 +73,32 @@ class Optimizer:
             for (speed, decay), params in groups.items()
         ]
 
-    def step(self, *, factor: float, tokens: int) -> tuple[float, bool]:
-        """One update from the gradients that stand in the model, the sum over `tokens` trained tokens.
+    def collect(self, *, tokens: int) -> None:
+        """Take the gradients that stand in the model, the sum over `tokens` trained tokens. Waits for nothing."""
+        import torch
+
+        divisor = self.scaler.scale * max(1, tokens)
+        self.gradients = []
+        for name, parameter in self.named.items():
+            gradient, master = parameter.grad, self.masters[name]
+            parameter.grad = None
+            master.grad = None if gradient is None else gradient.float()
+            if master.grad is not None:
+                self.gradients.append(master.grad)
+        if self.gradients:
+            torch._foreach_div_(self.gradients, divisor)
+            self.norm = torch.nn.utils.get_total_norm(self.gradients)
+
+    def step(self, *, factor: float) -> tuple[float, bool]:
+        """One update from what was collected.
 
         Returns the norm of the mean gradient before clipping, and whether the step was taken: a float16 overflow
         leaves it out. A norm that is not finite without float16 is the caller's to report: no update is made.
         """
         import torch
 
-        divisor = self.scaler.scale * max(1, tokens)
-        gradients = []
-        for name, parameter in self.named.items():
-            master = self.masters[name]
-            if parameter.grad is None:
-                master.grad = None
-                continue
-            gradient = parameter.grad.float()
-            parameter.grad = None
-            master.grad = gradient
-            gradients.append(gradient)
-        if gradients:
-            torch._foreach_div_(gradients, divisor)
-        norm = float(torch.nn.utils.get_total_norm(gradients)) if gradients else 0.0
+        gradients, self.gradients = self.gradients, []
+        norm = float(self.norm) if gradients else 0.0
         finite = math.isfinite(norm)
         self.scaler.after(finite)
         if finite:
