@@ -91,6 +91,15 @@ class Plate:
             room[:, self.inputs + self.rank] = 1
         return room
 
+    def own_input(self, tokens: int, *, like: Tensor) -> Tensor:
+        """The same, to be kept: only what is not written anyway is set."""
+        room = like.new_empty(tokens, self.columns)
+        if self.biased:
+            border = like.new_zeros(self.columns - self.inputs - self.rank)
+            border[0] = 1
+            room[:, self.inputs + self.rank :] = border
+        return room
+
     def fill(self, matrix: Tensor, *, ops: Any) -> None:
         """Frozen weights and bias into the matrix."""
         for part in self.parts:
@@ -143,15 +152,16 @@ class Plate:
         """P, where `forward` put it."""
         return room[:, self.inputs : self.inputs + self.rank]
 
-    def backward(self, matrix: Tensor, grad: Tensor, dx: Tensor) -> None:
-        """dx; dy stands in `grad`, G is put beside it."""
+    def backward(self, matrix: Tensor, grad: Tensor, dx: Tensor | None) -> None:
+        """dx, if somebody wants it; dy stands in `grad`, G is put beside it."""
         import torch
 
         if self.rank:
             beside = grad[:, self.outputs : self.outputs + self.rank]
             right = matrix[: self.outputs, self.inputs : self.inputs + self.rank]
             torch.addmm(beside, grad[:, : self.outputs], right, beta=0, alpha=self.scale, out=beside)
-        torch.mm(grad[:, : self.outputs + self.rank], matrix[:, : self.inputs], out=dx)
+        if dx is not None:
+            torch.mm(grad[:, : self.outputs + self.rank], matrix[:, : self.inputs], out=dx)
 
     def backward_joined(self, matrix: Tensor, grad: Tensor, dx: Tensor) -> None:
         """The same for a wide dy: [dx G] = dy [W B] first, so that dy is not read again for G; G stands beside dx.
