@@ -87,23 +87,22 @@ class Loop:
         return padded_batches(documents, rows=rows)
 
     def rows(self, step: int) -> list[Batch]:
-        """Forward passes of a step; made while the GPU was still busy with the step before, if possible."""
+        """Forward passes of a step, made while the GPU was still busy with the step before if possible."""
         ahead, self.ahead = self.ahead, None
-        if ahead is not None and ahead[0] == step and ahead[1] is self.shape:
-            return ahead[2]
-        return self.batches(self.documents(step))
+        ready = ahead is not None and ahead[0] == step and ahead[1] is self.shape
+        return ahead[2] if ahead and ready else self.batches(self.documents(step))
 
     def setup(self) -> None:
         """Checkpointing and compiling as the layout says."""
-        if self.layout.kernels:
-            layout = self.layout
+        layout = self.layout
+        if layout.kernels:
             self.trainee = fuse_layers(
                 self.trainee, kept=layout.kept, resident=layout.resident, roomy=layout.roomy
             )
             return
-        if self.layout.recompute:
+        if layout.recompute:
             checkpoint_layers(self.trainee)
-        if self.layout.compiled:
+        if layout.compiled:
             compile_layers(self.trainee)
 
     # ------------------------------------------------------------ steps
@@ -262,8 +261,7 @@ class Loop:
         )
 
     def _tired(self) -> bool:
-        patience = self.config.train.early_stopping_patience
-        return bool(patience) and self.progress.waited >= patience
+        return 0 < self.config.train.early_stopping_patience <= self.progress.waited
 
     # ------------------------------------------------------------ evaluation and checkpoints
 
