@@ -89,6 +89,34 @@ def zhouyi() -> list[Example]:
     return made
 
 
+def zhouyi_preference() -> list[Example]:
+    """Two pairs for each hexagram: against words of another hexagram, and against words that fit every one."""
+    every = hexagrams()
+    made: list[Example] = []
+    for number, h in enumerate(every):
+        name, other = h["name"], every[(number + 23) % 64]
+        made.append(
+            Preference(
+                (Turn("user", f"《大象》是怎么解释{name}卦的？"),),
+                f"《大象》对{name}卦的解释是：{h['image']}",
+                f"《大象》对{name}卦的解释是：{other['image']}",
+            )
+        )
+        made.append(
+            Preference(
+                (Turn("user", f"占到{name}卦应该怎么做？"),),
+                f"{name}卦的大意是：{h['gist']}可以照着《大象》去做：{h['image']}",
+                f"{name}卦包含深刻的道理，{EVASIVE[number % len(EVASIVE)]}",
+            )
+        )
+    return made
+
+
+EVASIVE = (
+    "具体情况要具体分析，保持好心态最重要。",
+    "每个人的理解都不一样，很难一概而论。",
+    "建议多读原文，慢慢体会，自然会明白。",
+)
 ASKED = (
     "{}卦有什么启示？",
     "{}卦教人怎么做？",
@@ -184,6 +212,7 @@ def main() -> None:
         ("service_chatglm2", "chatglm2", plain_rounds, "jsonl"),
         ("customer_lines", "medical-line", lines, "txt"),
         ("zhouyi_notes", "text", texts, "jsonl"),
+        ("zhouyi_preference", "preference-sharegpt", zhouyi_preference(), "jsonl"),
         ("service_preference", "preference", preferences, "json"),
         ("service_preference_sharegpt", "preference-sharegpt", preferences, "jsonl"),
         ("service_kto", "kto", thumbs, "jsonl"),

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from finetune import run
+from finetune.bases import chat_of
 from finetune.config import RunConfig
 from finetune.methods import ADAPTERS, Trainee, save
 from finetune.plan import Plan
@@ -36,8 +37,12 @@ def write(
     plan: Plan,
     data: Mapping[str, Any],
     metrics: Mapping[str, float],
+    weights: dict[str, Any] | None = None,
 ) -> Path:
-    """Write `adapter/` (or `model/` for full and freeze) into a run folder, whole or not at all. Returns it."""
+    """Write `adapter/` (or `model/` for full and freeze) into a run folder, whole or not at all. Returns it.
+
+    `weights`: those of a sharded model, gathered.
+    """
     target = folder / (run.ADAPTER if trainee.method in ADAPTERS else run.MODEL)
     base = trainee.loaded.folder
     train = {
@@ -47,8 +52,10 @@ def write(
         "base_hash": base_hash(base) if trainee.method in ADAPTERS else "",
         "method": trainee.method,
         "stage": config.data.stage,
+        "template": "" if config.data.stage == "pt" else chat_of(config).template,
+        "started_from": config.data.adapter,
         "prompt_version": prompt_version(),
-        "close_turns": config.data.stage == "sft",
+        "close_turns": config.data.stage != "pt",
         "data": dict(data),
         "metrics": dict(metrics),
         "trainable": plan.trainable,
@@ -59,7 +66,7 @@ def write(
     if trainee.method not in ADAPTERS:
         train["trained_from"] = base_hash(base)
     with new_folder(target, overwrite=True) as work:
-        save(trainee, work)
+        save(trainee, work, weights=weights)
         run.write_json(work / "train.json", train)
         (work / "README.md").write_text(_card(train, name=config.name), encoding="utf-8")
     return target

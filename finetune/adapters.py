@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -80,7 +81,7 @@ def promoted(state: Path) -> dict[str, Any]:
 
 
 def get(places: Sequence[Path], name: str, *, state: Path) -> AdapterRecord:
-    """By its name or its folder. Raises ModelError naming those that there are."""
+    """By its name or its folder, or by the name of its run without the time: then the newest. Raises ModelError naming all."""
     given = Path(name).expanduser()
     known = find_adapters(places, state=state)
     for record in known:
@@ -91,6 +92,9 @@ def get(places: Sequence[Path], name: str, *, state: Path) -> AdapterRecord:
         now = bool(about) and Path(str(about.get("folder", ""))).resolve() == given.resolve()
         reason = str(about.get("reason", "")) if now else ""
         return AdapterRecord(name_of(given), given.resolve(), read_train(given), now, reason)
+    timed = re.compile(re.escape(name) + r"-\d{8}-\d{6}(-\d+)?")
+    if runs := sorted((r for r in known if timed.fullmatch(r.name)), key=lambda r: r.name):
+        return runs[-1]
     names = ", ".join(r.name for r in known) or "none"
     raise ModelError(
         f"there is no adapter {name!r}; known: {names}.",
@@ -110,6 +114,11 @@ def promote(state: Path, record: AdapterRecord, *, comparison: Path | None, reas
 
     `comparison`: report.json of `zhiwen compare`; its text measures of this adapter are copied into the record.
     """
+    if record.train.get("stage") == "rm":
+        raise ModelError(
+            f"{record.name} is a reward model: it scores answers and cannot write any.",
+            zh=f"{record.name} 是奖励模型：它只给回答打分，不会写回答。",
+        )
     about: dict[str, Any] = {
         "adapter": record.name,
         "folder": str(record.folder.resolve()),

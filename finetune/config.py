@@ -8,12 +8,14 @@ from __future__ import annotations
 import difflib
 import types
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
-from typing import Any, Literal, Union, cast, get_args, get_origin, get_type_hints
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
+from finetune.ppo.config import PpoConfig, check_ppo
+from finetune.preference_config import PreferenceConfig, check_preference
 from kb.errors import SettingsError
 
-Stage = Literal["sft", "pt"]
+Stage = Literal["sft", "pt", "rm", "dpo", "kto", "ppo"]
 Method = Literal["qlora", "lora", "freeze", "full", "ptuning"]
 Precision = Literal["auto", "bf16", "fp16", "fp32"]
 Scheduler = Literal[
@@ -28,6 +30,8 @@ Scheduler = Literal[
 ]
 Optim = Literal["adamw", "adamw_8bit", "paged_adamw_8bit"]
 Switch = Literal["auto", "on", "off"]
+Template = Literal["auto", "chatglm3", "chatglm2", "alpaca", "vicuna", "default"]
+Parallel = Literal["ddp", "fsdp"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,8 +40,10 @@ class DataConfig:
 
     model_name_or_path: str = ""
     """Folder of a converted model; "tiny" builds a tiny random one."""
+    adapter: str = ""
+    """Run or LoRA adapter folder of an earlier stage to go on from; its rank, alpha and targets hold."""
     stage: Stage = "sft"
-    """sft: conversations; pt: continued pretraining on plain text."""
+    """sft: conversations; pt: plain text; rm: a reward model; dpo, kto: preferences; ppo: a reward model's scores."""
     dataset: str = ""
     """Names in dataset_info.json or paths, with commas."""
     dataset_dir: str = "data"
@@ -48,6 +54,8 @@ class DataConfig:
     """Share (below 1) or number of examples kept for evaluation."""
     max_samples: int = 0
     """Examples of each set at the most; 0 takes all."""
+    template: Template = "auto"
+    """How a conversation is laid out; auto: as the base model itself has it."""
     cutoff_len: int = 1024
     """Tokens of one example at the most."""
     max_source_length: int = 0
@@ -130,6 +138,8 @@ class TrainConfig:
     """auto: only where memory needs it."""
     compile: Switch = "auto"
     """auto: on a GPU, when the run is long enough to win back the warm-up."""
+    parallel: Parallel = "ddp"
+    """Several GPUs. ddp: each has the whole model; fsdp: each has a part of it (a base that fits on none)."""
     kernels: Switch = "auto"
     """Fused layers for LoRA on packed rows. auto: on a GPU with bf16, where they can train it."""
     logging_steps: int = 1
@@ -161,6 +171,8 @@ class RunConfig:
     data: DataConfig = field(default_factory=DataConfig)
     method: MethodConfig = field(default_factory=MethodConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
+    preference: PreferenceConfig = field(default_factory=PreferenceConfig)
+    ppo: PpoConfig = field(default_factory=PpoConfig)
 
     def __post_init__(self) -> None:
         _check(self)
@@ -178,7 +190,7 @@ class RunConfig:
     def flat(self) -> dict[str, Any]:
         """Every value by name, ready for JSON."""
         values: dict[str, Any] = {"name": self.name, "output_dir": self.output_dir}
-        for part in (self.data, self.method, self.train):
+        for part in (self.data, self.method, self.train, self.preference, self.ppo):
             values |= asdict(part)
         return values
 
@@ -224,14 +236,20 @@ def _check(config: RunConfig) -> None:
         )
     if method.finetuning_type == "ptuning" and train.gradient_checkpointing == "on":
         raise _fail("gradient_checkpointing", "on", "off with ptuning", "在 ptuning 时为 off")
+    check_preference(config, fail=_fail)
+    check_ppo(config, fail=_fail)
     if not config.name or any(c in config.name for c in "/\\\0") or config.name.startswith("."):
         raise _fail("name", config.name, "a plain name", "是普通的名字")
+
+
+_PARTS: dict[str, Any] = {"data": DataConfig, "method": MethodConfig, "train": TrainConfig}
+_PARTS |= {"preference": PreferenceConfig, "ppo": PpoConfig}
 
 
 def option_types() -> dict[str, Any]:
     """Every option's name and type, in order; `docs_of` has what each means."""
     found: dict[str, Any] = {"name": str, "output_dir": str}
-    for part in (DataConfig, MethodConfig, TrainConfig):
+    for part in _PARTS.values():
         found |= get_type_hints(part)
     return found
 
@@ -253,10 +271,9 @@ def from_values(values: Mapping[str, Any]) -> RunConfig:
         flat[name] = convert(name, value, known[name])
     parts = {
         key: kind(**{f.name: flat[f.name] for f in fields(kind) if f.name in flat})
-        for key, kind in (("data", DataConfig), ("method", MethodConfig), ("train", TrainConfig))
+        for key, kind in _PARTS.items()
     }
-    top = {key: flat[key] for key in ("name", "output_dir") if key in flat}
-    return RunConfig(**top, **cast(dict[str, Any], parts))
+    return RunConfig(**{key: flat[key] for key in ("name", "output_dir") if key in flat}, **parts)
 
 
 def convert(name: str, value: Any, kind: Any) -> Any:
@@ -286,8 +303,3 @@ def convert(name: str, value: Any, kind: Any) -> Any:
     raise _fail(
         name, value, *words.get(kind, ("a number", "是数字") if kind is float else ("a text", "是文字"))
     )
-
-
-def with_train(config: RunConfig, **changes: Any) -> RunConfig:
-    """The same run with some of `train` changed."""
-    return replace(config, train=replace(config.train, **changes))

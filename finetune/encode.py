@@ -18,7 +18,7 @@ from kb.errors import DataError
 from rag.types import Message
 
 if TYPE_CHECKING:
-    from rag.chatglm3.chat import ChatTokenizer, EncodedChat
+    from rag.types import Chat, EncodedChat
 
 IGNORE = -100
 """Label of a token that the loss does not look at."""
@@ -69,13 +69,13 @@ class EncodeReport:
 
 @dataclass(slots=True)
 class _Round:
-    """One segment group of a conversation: everything up to the next speaker."""
+    """What one message became: (id, whether the assistant writes it)."""
 
     role: str
-    head: list[int]
-    content: list[int]
-    end: list[int]
-    loss: bool
+    head: list[tuple[int, bool]]
+    content: list[tuple[int, bool]]
+    end: list[tuple[int, bool]]
+    train: bool = True
 
     def __len__(self) -> int:
         return len(self.head) + len(self.content) + len(self.end)
@@ -107,53 +107,63 @@ def _call(arguments: str) -> str:
 
 
 def encode_conversation(
-    example: Conversation, *, tokenizer: ChatTokenizer, limits: Limits, report: EncodeReport
+    example: Conversation, *, tokenizer: Chat, limits: Limits, report: EncodeReport
 ) -> list[Encoded]:
     """One document, or none if nothing to learn from fits."""
-    chat = tokenizer.example(messages_of(example))
-    rounds = _rounds(chat, [turn.train for turn in example.turns if turn.role == "assistant"])
-    start, rounds = rounds[0], rounds[1:]
-    room = limits.cutoff - len(start)
-    cut = _limit(rounds, limits)
-    system = [r for r in rounds if r.role == "system"]
-    rest = [r for r in rounds if r.role != "system"]
-    room -= sum(map(len, system))
-    while sum(map(len, rest)) > room:
-        later = next((i for i, r in enumerate(rest) if i and r.role == "user"), 0)
-        if not later:
+    messages = messages_of(example)
+    train = [turn.train for turn in example.turns]
+    cut = False
+    while True:
+        rounds = _rounds(tokenizer.example(messages), train)
+        cut = _limit(rounds, limits) or cut
+        rest = [r for r in rounds if r.role not in ("", "system")]
+        room = limits.cutoff - sum(len(r) for r in rounds if r.role in ("", "system"))
+        out = _too_old(rest, room)
+        if not out:
             break
-        del rest[:later]
-        report.turns_left_out += 1
+        # the rest is laid out anew: numbers of rounds and the like are those of what remains
+        first = next(i for i, message in enumerate(messages) if message.role != "system")
+        messages, train = messages[:first] + messages[first + out :], train[out:]
+        report.turns_left_out += sum(r.role == "user" for r in rest[:out])
         cut = True
     cut = _squeeze(rest, room) or cut
     report.shortened += cut
-    ids, labels = list(start.content), [IGNORE] * len(start.content)
-    for item in [*system, *rest]:
+    ids: list[int] = []
+    labels: list[int] = []
+    for item in rounds:
         part = item.head + item.content + item.end
-        loss_from = 1 if item.role == "assistant" and item.head[:1] == [tokenizer.specials.assistant] else 0
-        ids += part
-        labels += [IGNORE] * loss_from + part[loss_from:] if item.loss else [IGNORE] * len(part)
+        ids += [token for token, _ in part]
+        labels += [token if own and item.train else IGNORE for token, own in part]
     return _finish(ids, labels, example.source, limits, report)
 
 
+def _too_old(rest: list[_Round], room: int) -> int:
+    """Messages at the beginning that have to go so that the others fit; the last round always stays."""
+    out = 0
+    while sum(map(len, rest[out:])) > room:
+        later = next((i for i, r in enumerate(rest) if i > out and r.role == "user"), 0)
+        if not later:
+            break
+        out = later
+    return out
+
+
+_ORDER = {"start": 0, "role": 0, "header": 1, "content": 2, "end": 3}
+
+
 def _rounds(chat: EncodedChat, train: Sequence[bool]) -> list[_Round]:
-    """Segments grouped by who speaks; the first group is the start of the sequence."""
+    """Segments grouped by message; `train` says for each that is no system message whether it is learned."""
     flags = iter(train)
     out: list[_Round] = []
+    before = 9
     for segment in chat.segments:
-        ids = list(segment.ids)
-        opens = segment.kind in ("start", "role") or (
-            segment.kind == "content" and (not out or not out[-1].head)
-        )
-        if opens:
-            loss = segment.role == "assistant" and next(flags, True)
-            out.append(_Round(segment.role, [], [], [], loss))
-        if segment.kind in ("role", "header"):
-            out[-1].head += ids
-        elif segment.kind == "end":
-            out[-1].end += ids
-        else:
-            out[-1].content += ids
+        place = _ORDER[segment.kind]
+        if place < before or (place == before and segment.kind != "end"):
+            wanted = segment.role in ("", "system") or next(flags, True)
+            out.append(_Round(segment.role, [], [], [], wanted))
+        before = place
+        part = out[-1].head if place < 2 else out[-1].content if place == 2 else out[-1].end
+        part += [(token, segment.loss) for token in segment.ids]
     return out
 
 
@@ -191,18 +201,17 @@ def _squeeze(rest: list[_Round], room: int) -> bool:
 
 
 def encode_text(
-    example: PlainText, *, tokenizer: ChatTokenizer, limits: Limits, report: EncodeReport
+    example: PlainText, *, tokenizer: Chat, limits: Limits, report: EncodeReport
 ) -> list[Encoded]:
     """A text as windows of at most the cutoff, every token trained; only the last window ends with `</s>`."""
-    special = tokenizer.specials
-    start = [special.gmask, special.sop]
-    body = [*tokenizer.encode(example.text), special.eos]
+    start = list(tokenizer.start)
+    body = [*tokenizer.encode(example.text), tokenizer.eos]
     size = limits.cutoff - len(start)
     out: list[Encoded] = []
     if len(body) > 1:
         for at in range(0, len(body), size):
             part = body[at : at + size]
-            out += _finish(start + part, [IGNORE] * 2 + part, example.source, limits, report)
+            out += _finish(start + part, [IGNORE] * len(start) + part, example.source, limits, report)
     else:
         report.unusable.append(str(example.source or ""))
     return out
@@ -230,7 +239,7 @@ ENCODERS: dict[str, tuple[str, Callable[..., list[Encoded]]]] = {
 
 
 def encode_all(
-    examples: Iterable[Example], *, stage: str, tokenizer: ChatTokenizer, limits: Limits
+    examples: Iterable[Example], *, stage: str, tokenizer: Chat, limits: Limits
 ) -> tuple[list[Encoded], EncodeReport]:
     """All examples of a stage. Raises DataError for an example of the wrong kind, or if none is usable."""
     kind, encoder = ENCODERS[stage]
@@ -250,7 +259,7 @@ def encode_all(
 
 def _wrong_kind(example: Any, stage: str) -> DataError:
     found, wanted = kind_of(example), ENCODERS[stage][0]
-    fits = {"conversation": "sft", "text": "pt"}.get(found, "")
+    fits = {"conversation": "sft", "text": "pt", "preference": "dpo", "feedback": "kto"}.get(found, "")
     hint = f" Use --stage {fits}." if fits else ""
     return DataError(
         f"{example.source}: --stage {stage} learns from {wanted} data, this is {found}.{hint}",

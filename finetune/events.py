@@ -2,7 +2,7 @@
 
 {"event": "begin", "time": …, "total": 300, …}         {"event": "step", "step": 5, "loss": 2.31, "lr": 1e-4, …}
 {"event": "eval", "step": …, "loss": …}                  {"event": "sample", "step": …, "prompt": …, "text": …}
-{"event": "checkpoint" | "say" | "resume" | "end", …}
+{"event": "held_out", "step": …, "score": …} (ppo)        {"event": "checkpoint" | "say" | "resume" | "end", …}
 """
 
 from __future__ import annotations
@@ -21,13 +21,20 @@ MOST_LINE = 1_000_000
 
 
 class EventLog:
-    """Appends to the run's events; every line is written whole and at once."""
+    """Appends to the run's events; every line is written whole and at once.
 
-    def __init__(self, folder: Path, *, listen: Callable[[Event], None] | None = None) -> None:
-        self.path, self.listen = folder / FILE, listen
+    `silent`: of several processes all but the first write nothing.
+    """
+
+    def __init__(
+        self, folder: Path, *, listen: Callable[[Event], None] | None = None, silent: bool = False
+    ) -> None:
+        self.path, self.listen, self.silent = folder / FILE, listen, silent
 
     def write(self, event: str, **values: Any) -> None:
         """Append one event with the time."""
+        if self.silent:
+            return
         line: Event = {"event": event, "time": round(time.time(), 3), **values}
         data = (json.dumps(line, ensure_ascii=False) + "\n").encode()
         number = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
@@ -40,7 +47,7 @@ class EventLog:
 
     def rewind(self, step: int) -> None:
         """Forget what came after `step`: the run goes on from there. A half-written last line is dropped."""
-        if not self.path.exists():
+        if self.silent or not self.path.exists():
             return
         kept = [e for e in read(self.path.parent) if e.get("step", 0) <= step and e["event"] != "end"]
         work = self.path.with_name(f".{FILE}.{os.getpid()}")

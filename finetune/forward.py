@@ -48,4 +48,4 @@ def hidden_states(trainee: Trainee, batch: Batch, *, noise: float = 0.0) -> Tens
         options |= {"cu_seqlens": batch.cu_seqlens, "longest": batch.longest}
     else:
         options["attention_mask"] = batch.mask
-    return glm.model(inputs_embeds=embedded, **options).last_hidden_state  # type: ignore[no-any-return]
+    return trainee.decoder(inputs_embeds=embedded, **options).last_hidden_state  # type: ignore[no-any-return]

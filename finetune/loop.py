@@ -15,24 +15,27 @@ from typing import Any
 
 from finetune import checkpoint
 from finetune.config import RunConfig
-from finetune.encode import Encoded
+from finetune.deal import share
 from finetune.events import EventLog
-from finetune.forward import loss_sum
 from finetune.memory import Layout
 from finetune.methods import Trainee, checkpoint_layers, compile_layers, fuse_layers
 from finetune.optimizer import Optimizer
 from finetune.pack import (
     Batch,
     RowShape,
+    Unit,
     packed_batches,
     padded_batches,
     step_examples,
     steps_per_epoch,
 )
+from finetune.parallel import ALONE, World
+from finetune.passes import learn, measure
 from finetune.plan import rows_of
 from finetune.prepare import Prepared, sources
 from finetune.progress import Progress, not_a_number, progress_from
 from finetune.schedule import factor
+from finetune.stages.objective import Objective, objective_of
 from kb.errors import ModelError
 
 
@@ -49,27 +52,36 @@ class Loop:
         layout: Layout,
         total: int,
         log: EventLog,
+        objective: Objective | None = None,
+        world: World = ALONE,
     ) -> None:
+        self.objective, self.world = objective or objective_of(config), world
         self.folder, self.config, self.prepared = folder, config, prepared
         self.trainee, self.layout, self.total, self.log = trainee, layout, total, log
         self.optimizer = Optimizer(trainee.trainable(), config=config)
+        world.copy_from_main(self.optimizer.masters.values())
+        self.optimizer.publish()
         self.progress = Progress(scaler=self.optimizer.scaler)
         self.shape = self._shape()
         self.spent, self.spent_tokens = 0.0, 0
         self.last_loss: float | None = None
-        self.ahead: tuple[int, RowShape, list[Batch]] | None = None
+        self.all_full = False
+        """Memory ran out in the last step, and every process knows."""
+        self.last_measures: dict[str, float] = {}
+        self.ahead: tuple[int, RowShape, list[tuple[Batch, bool]]] | None = None
 
     # ------------------------------------------------------------ shape of the work
 
     def _shape(self) -> RowShape:
-        return rows_of(self.config, lengths=self.prepared.lengths, layout=self.layout, steps=self.total)
+        lengths, ranks = self.prepared.lengths, self.world.size
+        return rows_of(self.config, lengths=lengths, layout=self.layout, steps=self.total, ranks=ranks)
 
     @property
     def per_epoch(self) -> int:
         """Steps of one epoch."""
         return steps_per_epoch(len(self.prepared.train), per_step=self.config.examples_per_step)
 
-    def documents(self, step: int) -> list[Encoded]:
+    def documents(self, step: int) -> list[Unit]:
         """What step `step` (0-based) learns from."""
         chosen = step_examples(
             len(self.prepared.train),
@@ -79,18 +91,26 @@ class Loop:
         )
         return [self.prepared.train[i] for i in chosen]
 
-    def batches(self, documents: list[Encoded]) -> list[Batch]:
+    def batches(self, documents: list[Unit]) -> list[Batch]:
         """Documents as forward passes."""
         if self.layout.packed:
             return packed_batches(documents, shape=self.shape)
         rows = max(1, self.layout.tokens // max(self.prepared.lengths))
         return padded_batches(documents, rows=rows)
 
-    def rows(self, step: int) -> list[Batch]:
-        """Forward passes of a step, made while the GPU was still busy with the step before if possible."""
+    def rows(self, step: int) -> list[tuple[Batch, bool]]:
+        """Forward passes of a step, and whether each counts; made while the GPU was still busy with the one before."""
         ahead, self.ahead = self.ahead, None
-        ready = ahead is not None and ahead[0] == step and ahead[1] is self.shape
-        return ahead[2] if ahead and ready else self.batches(self.documents(step))
+        if ahead is not None and ahead[0] == step and ahead[1] is self.shape:
+            return ahead[2]
+        world = self.world
+        documents = self.documents(step)
+        return share(documents, make=self.batches, rank=world.rank, ranks=world.size, even=world.sharded)
+
+    def _look_ahead(self) -> None:
+        step = self.progress.step + 1
+        if step < self.total:
+            self.ahead = step, self.shape, self.rows(step)
 
     def setup(self) -> None:
         """Checkpointing and compiling as the layout says."""
@@ -123,7 +143,7 @@ class Loop:
                 after()
                 if self._tired():
                     return "early"
-                if stop():
+                if self.world.any(stop()):
                     return "stopped"
         finally:
             if self.layout.compiled:
@@ -140,6 +160,8 @@ class Loop:
                 self._step()
                 break
             except torch.OutOfMemoryError as error:
+                if self.world.size > 1 and not self.all_full:
+                    raise  # the others do not know: only a start from the beginning would bring them together
                 # the frames of the failed step hold its tensors: leave the handler before trying again
                 self.layout = self._smaller(str(error).splitlines()[0])
             self.trainee.model.zero_grad(set_to_none=True)
@@ -192,31 +214,37 @@ class Loop:
         import torch
 
         begin, state = time.perf_counter(), self.progress
-        torch.manual_seed((self.config.train.seed << 20) + state.step)
-        batches = self.rows(state.step)
-        trained = sum(len(b.targets) for b in batches)
-        total = torch.zeros((), device=self.trainee.device)
-        for batch in batches:
-            loss = loss_sum(
-                self.trainee, batch.to(self.trainee.device), noise=self.config.method.neftune_noise_alpha
-            )
-            scaled: Any = loss * self.optimizer.scaler.scale
-            scaled.backward()
-            total += loss.detach()
-        self.optimizer.collect(tokens=trained)
-        if state.step + 1 < self.total:
-            self.ahead = state.step + 1, self.shape, self.rows(state.step + 1)
-        mean = float(total) / max(1, trained)
+        # noise differs between processes; the first one's is that of a process alone
+        torch.manual_seed((self.config.train.seed << 20) + state.step + (self.world.rank << 44))
+        documents = self.documents(state.step)
+        learned = learn(
+            self.trainee,
+            documents,
+            objective=self.objective,
+            number=state.step,
+            layout=self.layout,
+            batches=self.rows(state.step),
+            meanwhile=self._look_ahead,
+            world=self.world,
+            scale=self.optimizer.scaler.scale,
+            noise=self.config.method.neftune_noise_alpha,
+        )
+        self.all_full = bool(learned.full)
+        if learned.full:
+            raise torch.OutOfMemoryError(learned.full)
+        mean, trained, sums = learned.loss / max(1, learned.weight), learned.weight, learned.sums
         rate = self.rate(state.step)
         if not math.isfinite(mean):
             raise self._broken(mean)
-        norm, taken = self.optimizer.step(factor=rate / self.config.train.learning_rate)
+        self.world.add_gradients(self.optimizer.named.values())
+        norm, taken = self.optimizer.step(factor=rate / self.config.train.learning_rate, tokens=trained)
         if not taken and not self.optimizer.scaler.active:
             raise self._broken(norm)
         state.skipped += not taken
         state.step += 1
         state.loss, state.trained = state.loss + mean * trained, state.trained + trained
-        state.tokens += sum(b.tokens for b in batches)
+        state.sums = [a + b for a, b in zip(state.sums or [0.0] * len(sums), sums, strict=True)]
+        state.tokens += sum(map(len, documents))
         state.seconds += time.perf_counter() - begin
         if state.step % self.config.train.logging_steps == 0 or state.step == self.total:
             self._note(norm, rate)
@@ -232,6 +260,7 @@ class Loop:
 
         state = self.progress
         self.last_loss = state.loss / max(1, state.trained)
+        self.last_measures = self.objective.report(state.sums)
         speed = (state.tokens - self.spent_tokens) / max(1e-9, state.seconds - self.spent)
         cuda = self.trainee.device.startswith("cuda")
         memory = torch.cuda.max_memory_allocated() if cuda else 0
@@ -240,6 +269,7 @@ class Loop:
             step=state.step,
             epoch=round(state.step / self.per_epoch, 4),
             loss=self.last_loss,
+            **self.last_measures,
             lr=rate,
             norm=norm,
             tokens=state.tokens,
@@ -249,7 +279,7 @@ class Loop:
         )
         if self.config.train.lr_scheduler_type == "reduce_lr_on_plateau" and not self.prepared.evaluation:
             state.plateau.see(self.last_loss, config=self.config.train)
-        state.loss, state.trained = 0.0, 0
+        state.loss, state.trained, state.sums = 0.0, 0, []
         self.spent, self.spent_tokens = state.seconds, state.tokens
 
     def _broken(self, value: float) -> ModelError:
@@ -265,29 +295,11 @@ class Loop:
 
     # ------------------------------------------------------------ evaluation and checkpoints
 
-    def evaluate(self) -> float:
-        """Mean loss of the evaluation set, one document never seeing another."""
-        import torch
-
-        documents = list(self.prepared.evaluation)
-        shape = RowShape(max(self.shape.tokens, max(map(len, documents))), 0, 0)
-        total, trained = 0.0, 0
-        self.trainee.model.eval()
-        try:
-            with torch.no_grad(), eager():
-                for at in range(0, len(documents), 64):
-                    part = documents[at : at + 64]
-                    rows = (
-                        packed_batches(part, shape=shape)
-                        if self.layout.packed
-                        else padded_batches(part, rows=max(1, self.layout.tokens // max(map(len, part))))
-                    )
-                    for batch in rows:
-                        total += float(loss_sum(self.trainee, batch.to(self.trainee.device)))
-                        trained += len(batch.targets)
-        finally:
-            self.trainee.model.train()
-        return total / trained
+    def evaluate(self) -> tuple[float, dict[str, float]]:
+        """Mean loss of the evaluation set, one document never seeing another, and the objective's measures."""
+        units, objective = self.prepared.evaluation, self.objective
+        found = measure(self.trainee, units, objective=objective, layout=self.layout, world=self.world)
+        return found.loss / found.weight, self.objective.report(found.sums)
 
     def judge(self, loss: float) -> bool:
         """Take note of an evaluation; True if it is the best so far."""
@@ -299,18 +311,20 @@ class Loop:
         state.waited = 0 if better else state.waited + 1
         return better
 
-    def save(self) -> checkpoint.Checkpoint:
-        """Write a checkpoint."""
+    def save(self) -> None:
+        """Write a checkpoint: the same one whatever the number of processes."""
         values = self.progress.as_json() | {"total": self.total}
+        tensors = self.optimizer.tensors()
+        if not self.world.main:
+            return
         done = checkpoint.write(
             self.folder / "checkpoints",
             step=self.progress.step,
-            tensors=self.optimizer.tensors(),
+            tensors=tensors,
             state=values,
             keep=self.config.train.save_total_limit,
         )
         self.log.write("checkpoint", step=self.progress.step, folder=done.folder.name)
-        return done
 
     def load(self, found: checkpoint.Checkpoint) -> None:
         """Go back to a checkpoint. Raises ModelError if it is damaged or of another run."""

@@ -7,11 +7,13 @@ linear layers, rows of 8,192 and 16,384 tokens, with and without recomputation, 
 from __future__ import annotations
 
 import itertools
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
+from finetune.bases import target_names
 from finetune.config import RunConfig
 from finetune.loss import CHUNK_BYTES, rows_per_chunk
-from finetune.methods import quantise_of, resolve_targets
+from finetune.methods import quantise_of
 from rag.chatglm3.memory import ComputeDtype, weight_bytes
 from rag.chatglm3.shape import GlmShape
 
@@ -58,6 +60,9 @@ class MemoryNeed:
 
 def linear_sizes(shape: GlmShape) -> dict[str, tuple[int, int]]:
     """Linear layers of a block: name -> (inputs, outputs)."""
+    own: Mapping[str, tuple[int, int]] | None = getattr(shape, "linears", None)
+    if own:
+        return dict(own)
     wide, narrow = shape.heads * shape.head_dim, shape.groups * shape.head_dim
     return {
         "q_proj": (shape.hidden, wide),
@@ -72,12 +77,13 @@ def linear_sizes(shape: GlmShape) -> dict[str, tuple[int, int]]:
 def trainable_count(shape: GlmShape, config: RunConfig) -> int:
     """Number of trained weights."""
     method, sizes = config.method, linear_sizes(shape)
+    head = shape.hidden if config.data.stage == "rm" else 0
     match method.finetuning_type:
         case "full":
-            return shape.parameters
+            return shape.parameters + (head - shape.hidden * shape.vocabulary if head else 0)
         case "freeze":
             whole = shape.parameters - shape.hidden * (2 * shape.vocabulary + 1)
-            return whole // shape.layers * min(method.freeze_trainable_layers, shape.layers)
+            return whole // shape.layers * min(method.freeze_trainable_layers, shape.layers) + head
         case "ptuning":
             width = shape.groups * shape.head_dim
             out = 2 * shape.layers * width
@@ -86,12 +92,12 @@ def trainable_count(shape: GlmShape, config: RunConfig) -> int:
             first = width * shape.hidden + shape.hidden
             return method.pre_seq_len * width + first + shape.hidden * out + out
         case _:
-            chosen = [sizes[name] for name in resolve_targets(method.lora_target)]
+            chosen = [sizes[name] for name in target_names(method.lora_target, shape=shape)]
             each = sum(
                 method.lora_rank * (inputs + outputs) + (outputs if method.use_dora else 0)
                 for inputs, outputs in chosen
             )
-            return each * shape.layers
+            return each * shape.layers + head
 
 
 def trained_bytes(shape: GlmShape, config: RunConfig, *, dtype: ComputeDtype) -> int:
@@ -114,8 +120,10 @@ def layer_bytes(shape: GlmShape, *, dtype: ComputeDtype, compiled: bool) -> int:
     return int(width * (10.4 * shape.hidden + 4 * shape.ffn))
 
 
-def need(shape: GlmShape, config: RunConfig, *, layout: Layout, dtype: ComputeDtype) -> MemoryNeed:
-    """The peak of a step."""
+def need(
+    shape: GlmShape, config: RunConfig, *, layout: Layout, dtype: ComputeDtype, gpus: int = 1
+) -> MemoryNeed:
+    """The peak of a step, on each of `gpus`."""
     if layout.kernels:
         from finetune.kernels import fit
 
@@ -124,6 +132,9 @@ def need(shape: GlmShape, config: RunConfig, *, layout: Layout, dtype: ComputeDt
     width = 4 if dtype == "float32" else 2
     quantise = quantise_of(config)
     weights = weight_bytes(shape, dtype=dtype, quantise=quantise)  # type: ignore[arg-type]
+    trained = trained_bytes(shape, config, dtype=dtype)
+    if gpus > 1 and config.train.parallel == "fsdp":
+        weights, trained = _sharded(shape, config, weights=weights, dtype=dtype, gpus=gpus)
     tokens = layout.tokens
     one = layer_bytes(shape, dtype=dtype, compiled=layout.compiled) * tokens
     edges = 6 * shape.hidden * width * tokens
@@ -135,7 +146,25 @@ def need(shape: GlmShape, config: RunConfig, *, layout: Layout, dtype: ComputeDt
     working = max(logits, unpacked_weights + (one if layout.recompute else 0))
     if not layout.packed:
         kept = int(kept * 1.1)  # masks of the padded rows
-    return MemoryNeed(weights, trained_bytes(shape, config, dtype=dtype), kept, working)
+    return MemoryNeed(weights, trained, kept, working)
+
+
+def _sharded(
+    shape: GlmShape, config: RunConfig, *, weights: int, dtype: ComputeDtype, gpus: int
+) -> tuple[int, int]:
+    """(weights, trained) on each GPU with FSDP: a part of everything, two layers whole, and the outer weights whole.
+
+    Trained weights are held in float32 and gathered in the compute dtype; 4 bytes each for weight, gradient and moments.
+    """
+    width = 4 if dtype == "float32" else 2
+    outer = 2 * shape.hidden * shape.vocabulary * width
+    states = (weights - outer) // 33 if quantise_of(config) == "nf4" else 0  # block constants stay whole
+    inner = weights - outer - states
+    count = trainable_count(shape, config)
+    base = 0 if config.method.finetuning_type == "full" else (inner + outer) // gpus
+    gathered = 2 * inner // shape.layers + outer
+    gradients = width * (2 * count // shape.layers) if config.method.finetuning_type == "full" else 0
+    return base + states + gathered, 16 * count // gpus + gradients
 
 
 def choose_layout(
@@ -148,6 +177,7 @@ def choose_layout(
     wanted: int,
     compiled: bool,
     kernels: bool = False,
+    gpus: int = 1,
 ) -> tuple[Layout, MemoryNeed, bool]:
     """The fastest layout that fits into `free` bytes, what it needs, and whether it fits at all.
 
@@ -177,10 +207,10 @@ def choose_layout(
         for recompute in allowed:
             for size in group:
                 layout = replace(plain, tokens=size, recompute=recompute)
-                found = need(shape, config, layout=layout, dtype=dtype)
+                found = need(shape, config, layout=layout, dtype=dtype, gpus=gpus)
                 if found.total <= free:
                     return layout, found, True
-    return plain, need(shape, config, layout=plain, dtype=dtype), False
+    return plain, need(shape, config, layout=plain, dtype=dtype, gpus=gpus), False
 
 
 def _fused_layout(

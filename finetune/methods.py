@@ -6,27 +6,45 @@ weights have its compute dtype, and the optimiser keeps their float32 masters.
 
 from __future__ import annotations
 
+import json
 import shutil
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from finetune import attention
+from finetune.bases import load_base, target_names
 from finetune.config import RunConfig
+from finetune.start import POLICY, fill
 from kb.errors import ModelError, SettingsError
-from rag.chatglm3.names import NATIVE_TARGETS, TARGETS
 from rag.chatglm3.shape import GlmShape
+from rag.models import layers_of
 
 if TYPE_CHECKING:
     import torch
 
     from rag.chatglm3.load import LoadedModel
+    from rag.models import LoadedOther
 
+T = TypeVar("T")
 ADAPTERS = ("qlora", "lora", "ptuning")
 """Methods that give a small adapter; the others give a whole model."""
+
+
+_BESIDE = (
+    "config.json",
+    "generation_config.json",
+    "chat_template.jinja",
+    "chat_template.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+)
+"""What a model folder needs beside weights and tokenizer files."""
 
 
 @dataclass(frozen=True)
@@ -37,12 +55,28 @@ class Trainee:
     """What is saved: a PeftModel, or the GlmForCausalLM itself."""
     glm: Any
     """The GlmForCausalLM inside, with adapters in its layers."""
-    loaded: LoadedModel
+    loaded: LoadedModel | LoadedOther
     method: str
     prefix: int = 0
     """Tokens of the learned prefix; 0 without."""
     stack: Any = None
     """finetune.kernels.stack.Stack, if the layers run fused."""
+    root: Any = None
+    """With sharded weights: the module in whose forward pass everything must happen."""
+
+    def within(self, work: Callable[[], T]) -> T:
+        """Do something with the model while its outer weights are there."""
+        return work() if self.root is None else self.root(work)
+
+    @property
+    def decoder(self) -> Any:
+        """The layers with embeddings and last norm: ids or embeddings in, hidden states out."""
+        return self.glm.get_decoder()
+
+    @property
+    def blocks(self) -> Any:
+        """The decoder's layers."""
+        return layers_of(self.glm)
 
     @property
     def device(self) -> str:
@@ -67,23 +101,8 @@ class Trainee:
 
 
 def resolve_targets(text: str) -> list[str]:
-    """`--lora-target` as native module names. Raises SettingsError for an unknown name."""
-    out: list[str] = []
-    for name in (part.strip() for part in text.split(",")):
-        if name in ("all", "all-linear"):
-            found: tuple[str, ...] = NATIVE_TARGETS
-        elif name in NATIVE_TARGETS:
-            found = (name,)
-        elif name in TARGETS:
-            found = TARGETS[name]
-        else:
-            known = ", ".join(("all", *NATIVE_TARGETS, *TARGETS))
-            raise SettingsError(
-                f"--lora-target {name!r} is unknown. Known: {known}.",
-                zh=f"--lora-target 里有未知的 {name!r}。可用的有：{known}。",
-            )
-        out += [n for n in found if n not in out]
-    return out
+    """`--lora-target` as module names of ChatGLM. Raises SettingsError for an unknown name."""
+    return target_names(text)
 
 
 def quantise_of(config: RunConfig) -> str:
@@ -92,13 +111,13 @@ def quantise_of(config: RunConfig) -> str:
     return {0: "none", 8: "int8", 4: "nf4"}[bits]
 
 
-def open_base(config: RunConfig, *, folder: Path, device: str) -> LoadedModel:
+def open_base(config: RunConfig, *, folder: Path, device: str) -> LoadedModel | LoadedOther:
     """The base, quantised as the method wants it. Raises ModelError."""
     import logging
 
     from transformers.utils import logging as transformers_logging
 
-    from rag.chatglm3.load import LoadConfig, load
+    from rag.chatglm3.load import LoadConfig
 
     transformers_logging.disable_progress_bar()
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it misses an optional package aloud
@@ -109,15 +128,19 @@ def open_base(config: RunConfig, *, folder: Path, device: str) -> LoadedModel:
         device=device,
         cached_tokens=0,
     )
-    return load(folder, config=how)
+    return load_base(folder, how)
 
 
-def attach(loaded: LoadedModel, *, config: RunConfig) -> Trainee:
+def attach(loaded: LoadedModel | LoadedOther, *, config: RunConfig) -> Trainee:
     """Make what the method trains trainable, and nothing else. The weights it adds depend on the seed alone."""
     import torch
 
     method = config.method.finetuning_type
     torch.manual_seed(config.train.seed)
+    if config.data.stage == "rm":
+        from finetune.reward import with_score
+
+        loaded = replace(loaded, model=with_score(loaded.model, seed=config.train.seed))
     glm = loaded.model
     glm.requires_grad_(False)
     with warnings.catch_warnings():
@@ -129,7 +152,9 @@ def attach(loaded: LoadedModel, *, config: RunConfig) -> Trainee:
             model = _with_prefix(glm, loaded.shape, config)
             trainee = Trainee(model, glm, loaded, method, prefix=config.method.pre_seq_len)
         else:
-            trainee = Trainee(_with_lora(glm, config), glm, loaded, method)
+            trainee = Trainee(_with_lora(glm, loaded.shape, config), glm, loaded, method)
+            if config.data.adapter:
+                fill(trainee.model, Path(config.data.adapter), name=POLICY, base=loaded.folder)
     dtype = getattr(torch, loaded.dtype)
     for parameter in trainee.trainable().values():
         parameter.data = parameter.data.to(dtype)
@@ -143,7 +168,9 @@ def _thaw(glm: Any, config: RunConfig) -> None:
     if config.method.finetuning_type == "full":
         glm.requires_grad_(True)
         return
-    count, layers = config.method.freeze_trainable_layers, glm.model.layers
+    if config.data.stage == "rm":
+        glm.score.requires_grad_(True)
+    count, layers = config.method.freeze_trainable_layers, layers_of(glm)
     if count > len(layers):
         raise SettingsError(
             f"--freeze-trainable-layers {count}: the model has {len(layers)} layers.",
@@ -153,16 +180,16 @@ def _thaw(glm: Any, config: RunConfig) -> None:
         layer.requires_grad_(True)
 
 
-def _with_lora(glm: Any, config: RunConfig) -> Any:
+def _with_lora(glm: Any, shape: GlmShape, config: RunConfig) -> Any:
     from peft import LoraConfig, get_peft_model
 
     method = config.method
     lora = LoraConfig(
-        task_type="CAUSAL_LM",
+        task_type="SEQ_CLS" if config.data.stage == "rm" else "CAUSAL_LM",
         r=method.lora_rank,
         lora_alpha=config.alpha,
         lora_dropout=method.lora_dropout,
-        target_modules=resolve_targets(method.lora_target),
+        target_modules=target_names(method.lora_target, shape=shape),
         use_rslora=method.use_rslora,
         use_dora=method.use_dora,
     )
@@ -200,16 +227,26 @@ def fuse_layers(trainee: Trainee, *, kept: int, resident: bool, roomy: bool = Fa
 
 def compile_layers(trainee: Trainee, *, backend: str = "inductor") -> None:
     """Compile every layer for one fixed shape; a new shape would be an error, see `train`."""
-    for layer in trainee.glm.model.layers:
+    for layer in trainee.blocks:
         layer.compile(dynamic=False, backend=backend)
 
 
-def save(trainee: Trainee, folder: Path) -> None:
-    """The trained weights: PEFT's adapter files, or for full and freeze a whole standard model folder."""
+def save(trainee: Trainee, folder: Path, *, weights: dict[str, Any] | None = None) -> None:
+    """The trained weights: PEFT's adapter files, or for full and freeze a whole standard model folder.
+
+    `weights`: by name, of a model whose own are sharded.
+    """
     if trainee.method in ADAPTERS:
-        trainee.model.save_pretrained(folder, save_embedding_layers=False)
+        trainee.model.save_pretrained(
+            folder, save_embedding_layers=False, state_dict=weights, selected_adapters=[POLICY]
+        )
         return
-    trainee.glm.save_pretrained(folder)
+    trainee.glm.save_pretrained(folder, state_dict=weights)
     for file in sorted(trainee.loaded.folder.iterdir()):
-        if file.name.startswith("tokenizer") or file.name in ("config.json", "generation_config.json"):
+        if file.name.startswith("tokenizer") or file.name in _BESIDE:
             shutil.copy2(file, folder / file.name)
+    if hasattr(trainee.glm, "score"):
+        from finetune.reward import sequence_config
+
+        about = json.loads((folder / "config.json").read_text(encoding="utf-8")) | sequence_config()
+        (folder / "config.json").write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from finetune.config import RunConfig
+from finetune.shards import part_like, whole
 from kb.errors import MissingExtra, ModelError
 
 if TYPE_CHECKING:
@@ -53,8 +54,6 @@ class Optimizer:
         self.masters: dict[str, Tensor] = {
             name: p if p.dtype == torch.float32 else p.detach().float().clone() for name, p in named.items()
         }
-        self.gradients: list[Tensor] = []
-        self.norm: Any = 0.0
         self.scaler = Scaler()
         if any(p.dtype == torch.float16 for p in named.values()):
             self.scaler = Scaler(scale=2.0**16, active=True)
@@ -73,32 +72,28 @@ class Optimizer:
             for (speed, decay), params in groups.items()
         ]
 
-    def collect(self, *, tokens: int) -> None:
-        """Take the gradients that stand in the model, the sum over `tokens` trained tokens. Waits for nothing."""
-        import torch
-
-        divisor = self.scaler.scale * max(1, tokens)
-        self.gradients = []
-        for name, parameter in self.named.items():
-            gradient, master = parameter.grad, self.masters[name]
-            parameter.grad = None
-            master.grad = None if gradient is None else gradient.float()
-            if master.grad is not None:
-                self.gradients.append(master.grad)
-        if self.gradients:
-            torch._foreach_div_(self.gradients, divisor)
-            self.norm = torch.nn.utils.get_total_norm(self.gradients)
-
-    def step(self, *, factor: float) -> tuple[float, bool]:
-        """One update from what was collected.
+    def step(self, *, factor: float, tokens: int) -> tuple[float, bool]:
+        """One update from the gradients that stand in the model, the sum over `tokens` trained tokens.
 
         Returns the norm of the mean gradient before clipping, and whether the step was taken: a float16 overflow
         leaves it out. A norm that is not finite without float16 is the caller's to report: no update is made.
         """
         import torch
 
-        gradients, self.gradients = self.gradients, []
-        norm = float(self.norm) if gradients else 0.0
+        divisor = self.scaler.scale * max(1, tokens)
+        gradients = []
+        for name, parameter in self.named.items():
+            master = self.masters[name]
+            if parameter.grad is None:
+                master.grad = None
+                continue
+            gradient = parameter.grad.float()
+            parameter.grad = None
+            master.grad = gradient
+            gradients.append(gradient)
+        if gradients:
+            torch._foreach_div_(gradients, divisor)
+        norm = float(whole(torch.nn.utils.get_total_norm(gradients))) if gradients else 0.0
         finite = math.isfinite(norm)
         self.scaler.after(finite)
         if finite:
@@ -123,17 +118,17 @@ class Optimizer:
                 torch._foreach_copy_([p for p, _ in pairs], [m for _, m in pairs])
 
     def tensors(self) -> dict[str, Tensor]:
-        """Masters and moments by name, for a checkpoint."""
+        """Masters and moments by name, whole, for a checkpoint. With sharded weights all processes must ask."""
         import torch
 
         out: dict[str, Tensor] = {}
         for name, master in self.masters.items():
-            out[f"master/{name}"] = master.detach()
+            out[f"master/{name}"] = _kept(master)
             for key, value in self.inner.state.get(master, {}).items():
                 if isinstance(value, int):  # bitsandbytes counts its steps in plain numbers
                     out[f"{NUMBER}{key}/{name}"] = torch.tensor(value)
                 elif isinstance(value, torch.Tensor):
-                    out[f"{key}/{name}"] = value.detach()
+                    out[f"{key}/{name}"] = _kept(value)
         return out
 
     def restore(self, tensors: dict[str, Tensor]) -> None:
@@ -148,7 +143,7 @@ class Optimizer:
             )
         with torch.no_grad():
             for name, master in self.masters.items():
-                master.copy_(tensors[f"master/{name}"])
+                master.copy_(part_like(tensors[f"master/{name}"], master))
                 state: dict[str, Any] = {}
                 for key, value in tensors.items():
                     part, owner = key.split("/", 1)
@@ -157,10 +152,16 @@ class Optimizer:
                     if part.startswith(NUMBER):
                         state[part.removeprefix(NUMBER)] = int(value)
                     else:
-                        state[part] = value.to(master.device).clone()
+                        state[part] = part_like(value, master).clone()
                 if state:
                     self.inner.state[master] = state
         self.publish()
+
+
+def _kept(tensor: Tensor) -> Tensor:
+    """A whole tensor; one that was gathered waits on the CPU, so that never two are there at once."""
+    gathered = whole(tensor.detach())
+    return gathered.cpu() if hasattr(tensor, "full_tensor") else gathered
 
 
 def _inner(groups: list[dict[str, Any]], config: RunConfig) -> Any:

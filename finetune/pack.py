@@ -15,10 +15,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from finetune.deal import deal
 from finetune.encode import IGNORE, Encoded
+from finetune.encode_judged import Judged
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+Unit = Encoded | Judged
+"""What must lie in one row: a document, or the documents of a judgement."""
 
 PAD = 0
 
@@ -59,14 +64,28 @@ class Batch:
     """1 where a token is real; only in padded rows."""
     tokens: int
     """Real tokens."""
+    owner: Tensor
+    """Which document of the batch each entry of `where` belongs to."""
+    ends: Tensor
+    """Place of each document's last token in the flattened rows."""
+    units: tuple[Unit, ...] = ()
+    """Where the documents come from, in their order."""
 
     def to(self, device: str) -> Batch:
         """The same on a device."""
         moved: dict[str, Any] = {
             name: None if (value := getattr(self, name)) is None else value.to(device, non_blocking=True)
-            for name in ("ids", "positions", "lengths", "where", "targets", "cu_seqlens", "mask")
+            for name in _MOVED
         }
-        return Batch(**moved, longest=self.longest, tokens=self.tokens)
+        return Batch(**moved, longest=self.longest, tokens=self.tokens, units=self.units)
+
+
+_MOVED = ("ids", "positions", "lengths", "where", "targets", "cu_seqlens", "mask", "owner", "ends")
+
+
+def documents_of(units: Sequence[Unit]) -> list[Encoded]:
+    """All documents, in order."""
+    return [d for u in units for d in (u.documents if isinstance(u, Judged) else (u,))]
 
 
 def epoch_order(count: int, *, epoch: int, seed: int) -> NDArray[np.int64]:
@@ -110,11 +129,19 @@ def pack(lengths: Sequence[int], *, tokens: int, documents: int = 0) -> list[lis
 
 
 def choose_tokens(
-    lengths: Sequence[int], *, per_step: int, most: int, fixed: bool, seed: int = 0, overhead: int = 256
+    lengths: Sequence[int],
+    *,
+    per_step: int,
+    most: int,
+    fixed: bool,
+    seed: int = 0,
+    overhead: int = 256,
+    ranks: int = 1,
 ) -> int:
     """Tokens of a row, at most `most`, that make the first epoch cheapest.
 
-    A fixed row costs its whole length, a free one what is in it; each costs `overhead` tokens more for being one.
+    A fixed row costs its whole length, a free one what is in it; each costs `overhead` tokens more for being one. Of
+    several processes (`ranks`) the slowest counts.
     """
     longest = max(lengths)
     unit = 64 if most <= 4096 else 512
@@ -125,12 +152,19 @@ def choose_tokens(
     def cost(size: int) -> int:
         total = 0
         for indices in chosen:
-            inside = [lengths[i] for i in indices]
-            rows = len(pack(inside, tokens=size))
-            total += rows * overhead + (rows * size if fixed else sum(inside))
+            costs = []
+            for part in parts_of([lengths[i] for i in indices], ranks=ranks):
+                rows = len(pack(part, tokens=size))
+                costs.append(rows * overhead + (rows * size if fixed else sum(part)))
+            total += max(costs)
         return total
 
     return min(sizes, key=lambda size: (cost(size), size))
+
+
+def parts_of(lengths: Sequence[int], *, ranks: int) -> list[list[int]]:
+    """Lengths of what each process takes."""
+    return [[lengths[i] for i in part] for part in deal(lengths, ranks=ranks)]
 
 
 def _candidates(longest: int, most: int) -> list[int]:
@@ -142,9 +176,17 @@ def _candidates(longest: int, most: int) -> list[int]:
 
 
 def row_shape(
-    lengths: Sequence[int], *, per_step: int, tokens: int, steps: int, seed: int, fixed: bool
+    lengths: Sequence[int],
+    *,
+    per_step: int,
+    tokens: int,
+    steps: int,
+    seed: int,
+    fixed: bool,
+    sides: int = 1,
+    ranks: int = 1,
 ) -> RowShape:
-    """The shape that every row of the run fits into."""
+    """The shape that every row of the run fits into. `sides`: documents of one unit."""
     longest = max(lengths)
     size = max(tokens, longest)
     if not fixed:
@@ -152,13 +194,14 @@ def row_shape(
     most = 1
     for step in range(steps):
         inside = [lengths[i] for i in step_examples(len(lengths), step=step, per_step=per_step, seed=seed)]
-        for row in pack(inside, tokens=size):
-            rest = size - sum(inside[i] for i in row)
-            most = max(most, len(row) + math.ceil(rest / longest))
+        for part in parts_of(inside, ranks=ranks):
+            for row in pack(part, tokens=size):
+                rest = size - sum(part[i] for i in row)
+                most = max(most, sides * len(row) + math.ceil(rest / longest))
     return RowShape(size, most, longest, fixed=True)
 
 
-def packed_batches(examples: Sequence[Encoded], *, shape: RowShape) -> list[Batch]:
+def packed_batches(examples: Sequence[Unit], *, shape: RowShape) -> list[Batch]:
     """The examples of a step as packed rows."""
     return [
         _packed([examples[i] for i in row], shape)
@@ -166,9 +209,10 @@ def packed_batches(examples: Sequence[Encoded], *, shape: RowShape) -> list[Batc
     ]
 
 
-def _packed(documents: Sequence[Encoded], shape: RowShape) -> Batch:
+def _packed(units: Sequence[Unit], shape: RowShape) -> Batch:
     import torch
 
+    documents = documents_of(units)
     sizes = [len(d) for d in documents]
     used = sum(sizes)
     rest = shape.tokens - used if shape.fixed else -used % shape.unit
@@ -181,6 +225,7 @@ def _packed(documents: Sequence[Encoded], shape: RowShape) -> Batch:
     if shape.fixed:
         begins = np.append(begins, np.full(shape.documents + 1 - len(begins), begins[-1], np.int32))
     where = np.flatnonzero(shifted != IGNORE)
+    owner = np.repeat(np.arange(len(sizes)), [d.trained for d in documents])
     return Batch(
         ids=torch.from_numpy(ids)[None],
         positions=torch.from_numpy(np.concatenate([np.arange(n) for n in spans]))[None],
@@ -191,17 +236,21 @@ def _packed(documents: Sequence[Encoded], shape: RowShape) -> Batch:
         longest=shape.longest if shape.fixed else max(spans),
         mask=None,
         tokens=used,
+        owner=torch.from_numpy(owner),
+        ends=torch.from_numpy(np.cumsum(sizes) - 1),
+        units=tuple(units),
     )
 
 
-def padded_batches(examples: Sequence[Encoded], *, rows: int) -> list[Batch]:
-    """The examples of a step as rows of one document each, `rows` at a time, padded on the right."""
+def padded_batches(examples: Sequence[Unit], *, rows: int) -> list[Batch]:
+    """The examples of a step as rows of one document each, `rows` units at a time, padded on the right."""
     return [_padded(examples[at : at + rows]) for at in range(0, len(examples), rows)]
 
 
-def _padded(documents: Sequence[Encoded]) -> Batch:
+def _padded(units: Sequence[Unit]) -> Batch:
     import torch
 
+    documents = documents_of(units)
     width = max(len(d) for d in documents)
     ids = np.full((len(documents), width), PAD, np.int64)
     shifted = np.full((len(documents), width), IGNORE, np.int64)
@@ -222,4 +271,7 @@ def _padded(documents: Sequence[Encoded]) -> Batch:
         longest=width,
         mask=torch.from_numpy(mask),
         tokens=int(mask.sum()),
+        owner=torch.from_numpy(np.repeat(np.arange(len(documents)), [d.trained for d in documents])),
+        ends=torch.from_numpy(np.arange(len(documents)) * width + mask.sum(1) - 1),
+        units=tuple(units),
     )

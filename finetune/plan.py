@@ -3,27 +3,26 @@
 from __future__ import annotations
 
 import math
-import time
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from finetune.bases import chat_of, settled, shape_of
 from finetune.config import RunConfig
 from finetune.kernels import fit
 from finetune.memory import GIB, Layout, MemoryNeed, choose_layout, trainable_count
 from finetune.pack import choose_tokens, pack, row_shape, step_examples, steps_per_epoch
+from finetune.preference_config import SIDES
 from finetune.prepare import Prepared, model_folder, prepare
+from finetune.speed import EFFICIENCY, FUSED, TOGETHER, flops_per_token, matrix_rate
+from finetune.start import with_start
+from kb.errors import ModelError
 from rag.chatglm3.memory import ComputeDtype, free_bytes
-from rag.chatglm3.shape import GlmShape, read_native
+from rag.chatglm3.shape import GlmShape
 
 if TYPE_CHECKING:
     from finetune.pack import RowShape
 
-EFFICIENCY = {True: 0.60, False: 0.43}
-"""Share of the matrix-product speed that training reached on one H100, compiled or not (first measurements)."""
-FUSED = 0.65
-"""The same with fused layers."""
 COMPILE_FROM = 2_000_000
 """Tokens from which the warm-up of the compiler is won back."""
 RESERVE = 0.94
@@ -58,6 +57,9 @@ class Plan:
     fits: bool
     seconds: float
     """Estimate for the whole run; 0 if the speed of the device is not known."""
+    gpus: int = 1
+    """Processes that share a step; memory is that of one of them."""
+    parallel: str = "ddp"
     changes_zh: tuple[str, ...] = ()
     changes_en: tuple[str, ...] = ()
 
@@ -73,36 +75,58 @@ def total_steps(config: RunConfig, documents: int) -> int:
     return config.train.max_steps or max(1, by_epochs)
 
 
-def compiles(config: RunConfig, *, device: str, tokens: int) -> bool:
-    """Whether layers are compiled: on a GPU, packed, and long enough to be worth it."""
+def is_sharded(config: RunConfig, *, gpus: int) -> bool:
+    """Whether each GPU holds a part of the model."""
+    return gpus > 1 and config.train.parallel == "fsdp"
+
+
+def compiles(config: RunConfig, *, device: str, tokens: int, gpus: int = 1) -> bool:
+    """Whether layers are compiled: on a GPU, packed, not sharded, and long enough to be worth it."""
     train = config.train
+    if is_sharded(config, gpus=gpus):
+        return False
     if train.compile == "off" or not train.packing or config.method.finetuning_type == "ptuning":
         return False
     return train.compile == "on" or (device.startswith("cuda") and tokens >= COMPILE_FROM)
 
 
 def make_plan(
-    config: RunConfig, *, device: str = "", prepared: Prepared | None = None, free: int = 0, rate: float = 0.0
+    config: RunConfig,
+    *,
+    device: str = "",
+    prepared: Prepared | None = None,
+    free: int = 0,
+    rate: float = 0.0,
+    gpus: int = 1,
 ) -> Plan:
-    """The plan. `free`: bytes to plan with instead of what the device has; `rate`: its matrix products, FLOP/s."""
-    from rag.chatglm3.chat import open_tokenizer
+    """The plan. `free`: bytes to plan with instead of what the device has; `rate`: its matrix products, FLOP/s.
+
+    With several `gpus` the first one speaks for all: memory is that of each, and they share the time.
+    """
     from rag.chatglm3.load import choose_device, choose_dtype
 
+    config = with_start(config)
+    config, _ = settled(config)
+    if config.data.stage == "ppo":
+        from finetune.ppo.plan import ppo_plan
+
+        return ppo_plan(config, device=device, prepared=prepared, free=free, rate=rate)
     folder = model_folder(config)
-    shape = read_native(folder)
+    shape = shape_of(folder)
     device = device or choose_device(device_name(config))
     precision = config.train.precision
     dtype = choose_dtype("" if precision == "auto" else precision, device=device)
-    data = prepared or prepare(config, tokenizer=open_tokenizer(folder))
+    data = prepared or prepare(config, tokenizer=chat_of(config))
     lengths = data.lengths
     steps = total_steps(config, len(lengths))
     per_epoch = steps_per_epoch(len(lengths), per_step=config.examples_per_step)
     tokens, run_tokens = sum(lengths), sum(lengths) * steps / per_epoch
-    kernels = fit.why_not(config, device=device, dtype=dtype) is None
-    compiled = not kernels and compiles(config, device=device, tokens=int(run_tokens))
+    own = type(shape) is GlmShape and not is_sharded(config, gpus=gpus)
+    kernels = own and fit.why_not(config, device=device, dtype=dtype) is None
+    compiled = not kernels and compiles(config, device=device, tokens=int(run_tokens), gpus=gpus)
     memory = free or int(free_bytes(device) * RESERVE)
-    layout, found, fits = _layout(shape, config, lengths, dtype, memory, compiled, kernels)
-    changes = () if fits else _changes(shape, config, lengths, dtype, memory)
+    layout, found, fits = _layout(shape, config, lengths, dtype, memory, gpus, compiled, kernels)
+    changes = () if fits else _changes(shape, config, lengths, dtype, memory, gpus)
     speed = rate or matrix_rate(device, dtype)
     rows = _rows(config, lengths, layout)
     padded = rows / max(1, math.ceil(tokens / layout.tokens)) if compiled else 1.0
@@ -129,7 +153,9 @@ def make_plan(
         seconds=run_tokens
         * max(1.0, padded)
         * flops_per_token(shape, config, layout)
-        / (speed * (FUSED if kernels else EFFICIENCY[compiled])),
+        / (speed * (FUSED if kernels else EFFICIENCY[compiled]) * (1 if gpus == 1 else gpus * TOGETHER)),
+        gpus=gpus,
+        parallel=config.train.parallel,
         changes_zh=tuple(zh for zh, _ in changes),
         changes_en=tuple(en for _, en in changes),
     )
@@ -149,11 +175,12 @@ def _layout(
     lengths: list[int],
     dtype: ComputeDtype,
     free: int,
-    compiled: bool,
+    gpus: int,
+    compiled: bool = False,
     kernels: bool = False,
 ) -> tuple[Layout, MemoryNeed, bool]:
     longest = max(lengths)
-    mean = sum(lengths) / len(lengths) * config.examples_per_step
+    mean = sum(lengths) / len(lengths) * config.examples_per_step / gpus
     wanted = max(longest, min(32_768, 512 * math.ceil(1.5 * mean / 512)))
     layout, found, fits = choose_layout(
         shape,
@@ -164,6 +191,7 @@ def _layout(
         wanted=wanted,
         compiled=compiled,
         kernels=kernels,
+        gpus=gpus,
     )
     if layout.packed and fits and not config.train.pack_tokens:
         tokens = choose_tokens(
@@ -172,11 +200,12 @@ def _layout(
             most=layout.tokens,
             fixed=compiled,
             seed=config.train.seed,
+            ranks=gpus,
         )
         layout = replace(layout, tokens=tokens)
         from finetune.memory import need
 
-        found = need(shape, config, layout=layout, dtype=dtype)
+        found = need(shape, config, layout=layout, dtype=dtype, gpus=gpus)
     return layout, found, fits
 
 
@@ -191,7 +220,7 @@ def _rows(config: RunConfig, lengths: list[int], layout: Layout) -> int:
     return total
 
 
-def rows_of(config: RunConfig, *, lengths: list[int], layout: Layout, steps: int) -> RowShape:
+def rows_of(config: RunConfig, *, lengths: list[int], layout: Layout, steps: int, ranks: int = 1) -> RowShape:
     """The shape of the run's packed rows."""
     found = row_shape(
         lengths,
@@ -200,12 +229,14 @@ def rows_of(config: RunConfig, *, lengths: list[int], layout: Layout, steps: int
         steps=steps,
         seed=config.train.seed,
         fixed=layout.compiled,
+        ranks=ranks,
+        sides=SIDES.get(config.data.stage, 1),
     )
     return replace(found, unit=64) if layout.kernels else found
 
 
 def _changes(
-    shape: GlmShape, config: RunConfig, lengths: list[int], dtype: ComputeDtype, free: int
+    shape: GlmShape, config: RunConfig, lengths: list[int], dtype: ComputeDtype, free: int, gpus: int
 ) -> list[tuple[str, str]]:
     """Single changes that would make it fit, in the order in which they cost least."""
     train, data, method = config.train, config.data, config.method
@@ -228,58 +259,50 @@ def _changes(
     if method.finetuning_type != "qlora":
         small_method = replace(method, finetuning_type="qlora", quantization_bit=0)
         tries.append(("--finetuning-type qlora", replace(config, method=small_method), lengths))
-    cutoff = max(lengths) // 2
+    if gpus > 1 and train.parallel == "ddp" and method.finetuning_type != "ptuning":
+        tries.append(("--parallel fsdp", replace(config, train=replace(train, parallel="fsdp")), lengths))
+    sides = SIDES.get(data.stage, 1)
+    cutoff = max(lengths) // 2 // sides
     while cutoff >= 128:
-        cut = [min(n, cutoff) for n in lengths]
+        cut = [min(n, sides * cutoff) for n in lengths]
         tries.append((f"--cutoff-len {cutoff}", replace(config, data=replace(data, cutoff_len=cutoff)), cut))
         cutoff //= 2
     out: list[tuple[str, str]] = []
     for flag, changed, cut in tries:
         if flag.startswith("--cutoff") and any(o[0].startswith("--cutoff") for o in out):
             continue
-        _, found, fits = _layout(shape, changed, cut, dtype, free, False)
+        _, found, fits = _layout(shape, changed, cut, dtype, free, gpus)
         if fits:
             gib = f"{found.total / GIB:.1f} GiB"
             out.append((f"{flag}（约需 {gib}）", f"{flag} (needs about {gib})"))
     if not out:
-        wanted = f"{need_smallest(shape, config, lengths, dtype) / GIB:.1f} GiB"
+        wanted = f"{need_smallest(shape, config, lengths, dtype, gpus) / GIB:.1f} GiB"
         out.append((f"换用显存不少于 {wanted} 的设备", f"use a device with at least {wanted}"))
     return out
 
 
-def need_smallest(shape: GlmShape, config: RunConfig, lengths: list[int], dtype: ComputeDtype) -> int:
+def need_smallest(
+    shape: GlmShape, config: RunConfig, lengths: list[int], dtype: ComputeDtype, gpus: int = 1
+) -> int:
     """Bytes of the smallest layout of this method."""
+    longest = max(lengths)
     _, found, _ = choose_layout(
-        shape, config, dtype=dtype, free=0, longest=max(lengths), wanted=max(lengths), compiled=False
+        shape, config, dtype=dtype, free=0, longest=longest, wanted=longest, compiled=False, gpus=gpus
     )
     return found.total
 
 
-def flops_per_token(shape: GlmShape, config: RunConfig, layout: Layout) -> float:
-    """Floating point operations of training on one token. The head works on trained tokens only; counted whole."""
-    whole = shape.parameters - shape.hidden * shape.vocabulary
-    if layout.kernels:
-        return whole * fit.cost(shape, layout)
-    frozen = config.method.finetuning_type in ("qlora", "lora", "ptuning")
-    return whole * (4.0 if frozen else 6.0) + (2.0 * whole if layout.recompute else 0.0)
-
-
-def matrix_rate(device: str, dtype: ComputeDtype, *, clock: Callable[[], float] = time.perf_counter) -> float:
-    """Floating point operations a second of a matrix product, measured in well under a second."""
-    import torch
-
-    size = 8192 if device.startswith("cuda") else 768
-    kind = getattr(torch, dtype)
-    a = torch.randn(size, size, device=device, dtype=kind)
-    best = math.inf
-    for _ in range(4):
-        begin = clock()
-        product = a @ a
-        if device.startswith("cuda"):
-            torch.cuda.synchronize(device)
-        best = min(best, clock() - begin)
-    del product
-    return 2.0 * size**3 / best
+def does_not_fit(plan: Plan) -> ModelError:
+    """The error for a run that will not fit, with what to change."""
+    need, free = plan.need.total / 2**30, plan.free / 2**30
+    return ModelError(
+        f"this needs about {need:.1f} GiB on {plan.device}, {free:.1f} GiB are free. You can: "
+        + "; ".join(plan.changes_en)
+        + ".",
+        zh=f"在 {plan.device} 上约需 {need:.1f} GiB，可用 {free:.1f} GiB。可以："
+        + "；".join(plan.changes_zh)
+        + "。",
+    )
 
 
 def folder_name(plan: Plan) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,21 +13,25 @@ from finetune.config import RunConfig
 from finetune.data.load import Loaded, load_sets
 from finetune.data.registry import find
 from finetune.data.types import Conversation, Example, PlainText
-from finetune.encode import Encoded, EncodeReport, Limits, encode_all, messages_of
+from finetune.encode import EncodeReport, Limits, encode_all, messages_of
+from finetune.encode_judged import encode_judged
+from finetune.pack import Unit
+from finetune.preference_config import PREFERENCE_STAGES
+from finetune.start import base_of
 from kb.errors import DataError, SettingsError
 from rag.chatglm3.folder import sha256_of
 from rag.types import Message
 
 if TYPE_CHECKING:
-    from rag.chatglm3.chat import ChatTokenizer
+    from rag.types import Chat
 
 
 @dataclass(frozen=True)
 class Prepared:
     """Everything that a run learns from."""
 
-    train: tuple[Encoded, ...]
-    evaluation: tuple[Encoded, ...]
+    train: tuple[Unit, ...]
+    evaluation: tuple[Unit, ...]
     train_examples: tuple[Example, ...]
     eval_examples: tuple[Example, ...]
     report: EncodeReport
@@ -50,7 +55,7 @@ def _prompt(example: Example) -> tuple[Message, ...]:
         return (Message("user", example.text[:20]),)
     if isinstance(example, Conversation):
         return tuple(messages_of(example)[:-1])
-    return ()
+    return tuple(messages_of(Conversation(example.turns, example.system, example.tools)))
 
 
 def model_folder(config: RunConfig) -> Path:
@@ -120,15 +125,18 @@ def _facts(names: str, folder: Path, loaded: Loaded) -> dict[str, Any]:
     }
 
 
-def prepare(config: RunConfig, *, tokenizer: ChatTokenizer) -> Prepared:
+def prepare(config: RunConfig, *, tokenizer: Chat) -> Prepared:
     """Read and encode. Raises DataError, SettingsError."""
     train, held, facts = read_examples(config)
     data = config.data
     limits = Limits(data.cutoff_len, data.max_source_length, data.max_target_length)
-    documents, report = encode_all(train, stage=data.stage, tokenizer=tokenizer, limits=limits)
-    evaluation: list[Encoded] = []
+    encode: Any = encode_judged if data.stage in PREFERENCE_STAGES else encode_all
+    if data.stage == "ppo":
+        from finetune.ppo.prompts import encode_prompts as encode
+    documents, report = encode(train, stage=data.stage, tokenizer=tokenizer, limits=limits)
+    evaluation: list[Unit] = []
     if held:
-        evaluation, _ = encode_all(held, stage=data.stage, tokenizer=tokenizer, limits=limits)
+        evaluation, _ = encode(held, stage=data.stage, tokenizer=tokenizer, limits=limits)
     facts |= {
         "documents": len(documents),
         "tokens": report.tokens,
@@ -140,8 +148,25 @@ def prepare(config: RunConfig, *, tokenizer: ChatTokenizer) -> Prepared:
     return Prepared(tuple(documents), tuple(evaluation), tuple(train), tuple(held), report, facts)
 
 
+def left_out(prepared: Prepared) -> list[tuple[str, str]]:
+    """What was left out or cut, in words: (Chinese, English)."""
+    report = prepared.report
+    bad = sum(int(f.get("bad_lines", 0)) for f in prepared.facts.values() if isinstance(f, dict))
+    found = (
+        (bad, "行有问题，未使用（见 data.json）", "bad lines were left out (see data.json)"),
+        (len(report.unusable), "条样本没有可学的内容，未使用", "examples had nothing to learn from"),
+        (report.shortened, "条样本超长，已截短", "examples were too long and were shortened"),
+    )
+    return [(f"{count} {zh}", f"{count} {en}") for count, zh, en in found if count]
+
+
 def with_model(config: RunConfig, *, home: Path) -> RunConfig:
-    """The config with "tiny" replaced by the folder of a tiny random model, built from the data if it is not there."""
+    """The config with "tiny" replaced by the folder of a tiny random model, built from the data if it is not there.
+
+    Where an adapter is gone on from and no model is named, the model is the adapter's own.
+    """
+    if config.data.model_name_or_path in ("", "tiny") and (base := base_of(config)):
+        return replace(config, data=replace(config.data, model_name_or_path=base))
     if config.data.model_name_or_path != "tiny":
         return config
     from finetune import tiny
@@ -155,7 +180,7 @@ def with_model(config: RunConfig, *, home: Path) -> RunConfig:
     return replace(config, data=replace(config.data, model_name_or_path=str(folder)))
 
 
-def sources(documents: list[Encoded], most: int = 3) -> str:
+def sources(documents: Sequence[Unit], most: int = 3) -> str:
     """Where documents come from, for a message."""
     places = [str(d.source) for d in documents if d.source is not None]
     return ", ".join(places[:most]) + (" …" if len(places) > most else "")

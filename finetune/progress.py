@@ -21,6 +21,8 @@ class Progress:
     loss: float = 0.0
     """Sum over the trained tokens since the last logged step."""
     trained: int = 0
+    sums: list[float] = field(default_factory=list)
+    """What the objective counted since then."""
     tokens: int = 0
     """Real tokens seen in all."""
     best: float = math.inf

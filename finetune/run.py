@@ -7,6 +7,7 @@ runs/zhouyi-20261121-120000/
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import platform
@@ -65,8 +66,10 @@ class RunInfo:
 
 
 def create(config: RunConfig, *, parent: Path | None = None) -> Path:
-    """A new run folder `<name>-<time>` with the config in it. Nothing runs yet."""
-    parent = parent or Path(config.output_dir)
+    """A new run folder `<name>-<time>` with the config in it, its adapters found. Nothing runs yet."""
+    from finetune.start import with_start  # it reads runs, too
+
+    config, parent = with_start(config), parent or Path(config.output_dir)
     stamp = time.strftime("%Y%m%d-%H%M%S")
     for number in range(100):
         folder = parent / (f"{config.name}-{stamp}" + (f"-{number + 1}" if number else ""))
@@ -153,21 +156,22 @@ def list_runs(parent: Path) -> list[RunInfo]:
     return sorted(found, key=lambda r: (r.began, r.folder.name), reverse=True)
 
 
-def start(config: RunConfig, *, parent: Path | None = None) -> RunInfo:
-    """Make a run and start it in a process that outlives this one."""
-    return _launch(create(config, parent=parent))
+def start(config: RunConfig, *, parent: Path | None = None, gpus: int = 1) -> RunInfo:
+    """Make a run and start it in a process (one for each of `gpus`) that outlives this one."""
+    return launch(create(config, parent=parent), gpus=gpus)
 
 
-def resume(folder: Path) -> RunInfo:
-    """Go on with a run from its last complete checkpoint, in a process of its own. Raises ModelError if it runs or is done."""
+def resume(folder: Path, *, gpus: int = 1) -> RunInfo:
+    """Go on with a run from its last complete checkpoint, in a process of its own (or `gpus` of them, whatever their
+    number was before). Raises ModelError if it runs or is done."""
     may_resume(folder)
-    return _launch(folder)
+    return launch(folder, gpus=gpus)
 
 
 def must_be_idle(folder: Path) -> None:
-    """Raise ModelError if another process is training in this folder."""
+    """Raise ModelError if another process is training in this folder; the one that launched this one is none."""
     found = info(folder)
-    if found.state == "running" and found.process != os.getpid():
+    if found.state == "running" and found.process not in (os.getpid(), os.getppid()):
         raise ModelError(
             f"{folder.name} is being trained by process {found.process}. Stop it: zhiwen finetune --stop {folder}",
             zh=f"进程 {found.process} 正在训练 {folder.name}。可先停止：zhiwen finetune --stop {folder}",
@@ -185,24 +189,47 @@ def may_resume(folder: Path) -> None:
     (folder / STOP).unlink(missing_ok=True)
 
 
-def _launch(folder: Path) -> RunInfo:
+def command(folder: Path, *, gpus: int) -> list[str]:
+    """How a run is started: by Python, or for several GPUs by torch's launcher, which is torchrun."""
+    several = (
+        ["torch.distributed.run", "--standalone", "--nproc-per-node", str(gpus), "-m"] if gpus > 1 else []
+    )
+    return [sys.executable, "-m", *several, "finetune", str(folder.resolve())]
+
+
+def launch(folder: Path, *, gpus: int = 1) -> RunInfo:
+    """Start a run that was created or may be resumed, in a process of its own (`process` in what is returned)."""
     root = Path(__file__).resolve().parent.parent
     paths = [str(root), *filter(None, [os.environ.get("PYTHONPATH", "")])]
+    step = checkpoint.complete(folder / "checkpoints")
+    done = step[-1].step if step else 0
+    events.EventLog(folder).rewind(
+        done if step else -1
+    )  # who follows must not meet the end of an earlier attempt
     with (folder / LOG).open("ab") as log:
         child = subprocess.Popen(
-            [sys.executable, "-m", "finetune", str(folder.resolve())],
+            command(folder, gpus=gpus),
             stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
             env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
         )  # fmt: skip
-    step = checkpoint.complete(folder / "checkpoints")
-    write_status(
-        folder,
-        state="running",
-        step=step[-1].step if step else 0,
-        total=info(folder).total,
-        process=child.pid,
-    )
+    write_status(folder, state="running", step=done, total=info(folder).total, process=child.pid)
     return info(folder)
+
+
+def kill(folder: Path, process: int) -> None:
+    """End a launched run at once, with all processes that it started; what its last checkpoint holds stays."""
+    import psutil
+
+    try:
+        family = [psutil.Process(process), *psutil.Process(process).children(recursive=True)]
+    except psutil.NoSuchProcess:
+        family = []
+    for member in family:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            member.kill()
+    (folder / STOP).unlink(missing_ok=True)
+    done = checkpoint.complete(folder / "checkpoints")
+    write_status(folder, state="stopped", step=done[-1].step if done else 0, total=info(folder).total)
 
 
 def stop(folder: Path) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from finetune.data.types import Conversation, Example, PlainText
+from finetune.data.types import Example, Feedback, PlainText, Preference
 from rag.chatglm3.shape import read_official
 
 CONFIG: dict[str, Any] = {
@@ -45,10 +45,14 @@ def texts_of(examples: Iterable[Example]) -> list[str]:
     for example in examples:
         if isinstance(example, PlainText):
             lines += example.text.splitlines()
-        elif isinstance(example, Conversation):
-            lines += example.system.splitlines()
-            for turn in example.turns:
-                lines += turn.content.splitlines()
+            continue
+        lines += example.system.splitlines()
+        for turn in example.turns:
+            lines += turn.content.splitlines()
+        if isinstance(example, Preference):
+            lines += [*example.chosen.splitlines(), *example.rejected.splitlines()]
+        elif isinstance(example, Feedback):
+            lines += example.answer.splitlines()
     return [line for line in lines if line.strip()]
 
 

@@ -5,30 +5,32 @@ config.json -> data -> plan -> base model -> trainable weights -> (last checkpoi
 
 from __future__ import annotations
 
-import os
-import signal
-import threading
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
-from finetune import adapter_folder, checkpoint, events, plots, run, samples
+from finetune import adapter_folder, checkpoint, events, plots, run, samples, shards
+from finetune.bases import chat_of, settled, verified
 from finetune.board import Board
 from finetune.config import RunConfig
+from finetune.encode import Limits
 from finetune.events import Event, EventLog
 from finetune.kernels import fit
 from finetune.loop import Loop, eager
-from finetune.methods import attach, open_base
-from finetune.plan import Plan, make_plan
-from finetune.prepare import Prepared, model_folder, prepare
+from finetune.methods import ADAPTERS, attach, open_base
+from finetune.parallel import ALONE, World, kind_of
+from finetune.plan import does_not_fit
+from finetune.prepare import Prepared, left_out, model_folder, prepare
+from finetune.run_metrics import final_metrics
+from finetune.stages.objective import objective_of
+from finetune.stages.reference import with_reference
+from finetune.together import Peers, begin, fail, plan_together, stoppable
 from kb.errors import ModelError, ZhiwenError
 from rag.types import Message
 
 if TYPE_CHECKING:
-    from rag.chatglm3.chat import ChatTokenizer
+    from rag.types import Chat
 
 BEST = "best.safetensors"
 """Weights of the best evaluation, kept for early stopping."""
@@ -45,122 +47,131 @@ class RunResult:
     metrics: dict[str, float]
 
 
-def train(folder: Path, *, listen: Callable[[Event], None] | None = None) -> RunResult:
-    """Carry out or go on with the run in `folder`. `listen` hears every event.
+def train(folder: Path, *, listen: Callable[[Event], None] | None = None, world: World = ALONE) -> RunResult:
+    """Carry out or go on with the run in `folder`. `listen` hears every event. `world`: see `finetune.parallel`.
 
     Raises ZhiwenError with what to do; the run's status says the same, and its last checkpoint stays.
     """
-    run.must_be_idle(folder)
-    # rows differ in length: let blocks of GPU memory grow instead of piling up; read when CUDA begins
-    os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
-    log = EventLog(folder, listen=listen)
+    return carry_out(folder, listen=listen, make=_make, world=world)
+
+
+class Runner(Protocol):
+    """The parts of one run of some stage."""
+
+    def carry_out(self) -> RunResult:
+        """All of it."""
+        ...
+
+
+def _make(folder: Path, config: RunConfig, log: EventLog, world: World) -> Runner:
+    if config.data.stage == "ppo":
+        from finetune.ppo.train import PpoRun
+
+        return PpoRun(folder, config, log, world)
+    return _Run(folder, config, log, world)
+
+
+def carry_out(
+    folder: Path,
+    *,
+    listen: Callable[[Event], None] | None,
+    make: Callable[[Path, RunConfig, EventLog, World], Runner],
+    world: World = ALONE,
+) -> RunResult:
+    """What `train` does, with the stage's own parts. Whatever ends it stands in the status and the events."""
     config = run.read_config(folder)
-    run.write_status(folder, state="running", step=0, total=0)
+    world = replace(world, kind=kind_of(config))
+    if world.main:
+        run.must_be_idle(folder)
+        run.write_status(folder, state="running", step=0, total=0)
+    log = EventLog(folder, listen=listen, silent=not world.main)
+    begin(folder, world=world)
+    peers = Peers(world, folder, log)
     try:
-        return _Run(folder, config, log).carry_out()
+        result = make(folder, config, log, world).carry_out()
+        peers.leaving = True
+        world.wait()
+        return result
     except ZhiwenError as error:
-        _failed(folder, log, error.message, error.zh)
+        fail(folder, log, error.message, error.zh, world=world)
         raise
     except (KeyboardInterrupt, SystemExit):
-        _failed(folder, log, "interrupted before a step was done", "在完成一步之前被中断", state="stopped")
+        english, chinese = "interrupted before a step was done", "在完成一步之前被中断"
+        fail(folder, log, english, chinese, world=world, state="stopped")
         raise
     except Exception as error:
-        _failed(folder, log, f"{type(error).__name__}: {error}", f"{type(error).__name__}：{error}")
+        if (lost := peers.explain(error)) is not None:
+            fail(folder, log, lost.message, lost.zh, world=world, of_another=True)
+            raise lost from error
+        kind = type(error).__name__
+        fail(folder, log, f"{kind}: {error}", f"{kind}：{error}", world=world)
         raise
-
-
-def _failed(folder: Path, log: EventLog, english: str, chinese: str, *, state: run.State = "failed") -> None:
-    done = checkpoint.complete(folder / "checkpoints")
-    step = done[-1].step if done else 0
-    total = run.info(folder).total
-    run.write_status(folder, state=state, step=step, total=total, error_en=english, error_zh=chinese)
-    log.write("end", state=state, zh=chinese, en=english)
-
-
-@contextmanager
-def _stoppable(folder: Path) -> Iterator[Callable[[], bool]]:
-    """Ctrl-C, a termination signal or `run.stop` end the run after the step at hand; a second Ctrl-C at once."""
-    asked = threading.Event()
-
-    def on_signal(number: int, frame: object) -> None:
-        if asked.is_set():
-            raise KeyboardInterrupt
-        asked.set()
-
-    def wanted() -> bool:
-        return asked.is_set() or run.stop_requested(folder)
-
-    if threading.current_thread() is not threading.main_thread():
-        yield wanted
-        return
-    before = {kind: signal.signal(kind, on_signal) for kind in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield wanted
     finally:
-        for kind, handler in before.items():
-            signal.signal(kind, handler)
+        peers.leaving = True
 
 
 class _Run:
     """The parts of one run, from its config to its adapter."""
 
-    def __init__(self, folder: Path, config: RunConfig, log: EventLog) -> None:
-        from rag.chatglm3.chat import open_tokenizer
-
-        self.folder, self.config, self.log = folder, config, log
-        self.tokenizer: ChatTokenizer = open_tokenizer(model_folder(config))
+    def __init__(self, folder: Path, config: RunConfig, log: EventLog, world: World) -> None:
+        self.folder, self.log, self.world = folder, log, world
+        self.config, self.note = settled(config)
+        self.tokenizer: Chat = chat_of(config)
         self.prepared: Prepared = prepare(config, tokenizer=self.tokenizer)
-        self.began = time.time()
 
     def carry_out(self) -> RunResult:
         """All of it."""
-        run.write_json(self.folder / "data.json", self.prepared.facts)
-        run.write_json(self.folder / "environment.json", run.environment())
-        self.plan = make_plan(self.config, prepared=self.prepared)
-        run.write_json(self.folder / "plan.json", self.plan.as_json())
+        found = checkpoint.complete(self.folder / "checkpoints")
+        if not found:
+            self.log.rewind(-1)
+        self.world.wait()  # what a process tells from now on stays
+        if self.world.sharded:
+            shards.check(self.config)
+        self._write("data.json", self.prepared.facts)
+        self._write("environment.json", run.environment())
+        self.plan = plan_together(self.config, prepared=self.prepared, world=self.world)
+        self._write("plan.json", self.plan.as_json())
         if not self.plan.fits:
             raise does_not_fit(self.plan)
-        self._say_data()
         why = fit.must_say(self.config, device=self.plan.device, dtype=self.plan.dtype)
-        if why:
-            self.log.write("say", step=0, zh=why[0], en=why[1])
+        for zh, en in [*(note for note in (self.note, why) if note), *left_out(self.prepared)]:
+            self.log.write("say", step=0, zh=zh, en=en)
         self.loop = self._loop()
-        found = checkpoint.complete(self.folder / "checkpoints")
         if found:
             self.loop.load(found[-1])
-        else:
-            self.log.rewind(-1)
-        self.board = Board(self.folder, self.config, step=self.loop.progress.step)
+        self.board = Board(self.folder, self.config, step=self.loop.progress.step, silent=not self.world.main)
         plan = self.plan
         self.log.write(
             "begin", step=self.loop.progress.step, total=plan.steps, documents=plan.documents, tokens=plan.tokens,
             trainable=plan.trainable, rows=self.loop.shape.tokens, estimate=round(plan.seconds, 1),
+            processes=self.world.size, parallel=self.world.kind,
         )  # fmt: skip
         self._status("running")
-        with _stoppable(self.folder) as wanted:
+        with stoppable(self.folder) as wanted:
             ended = self.loop.train(after=self._after, stop=wanted)
         return self._stopped() if ended == "stopped" else self._finish(ended)
-
-    def _say_data(self) -> None:
-        """What was left out or cut, once."""
-        report = self.prepared.report
-        bad = sum(int(f.get("bad_lines", 0)) for f in self.prepared.facts.values() if isinstance(f, dict))
-        for count, zh, en in (
-            (bad, "行有问题，未使用（见 data.json）", "bad lines were left out (see data.json)"),
-            (len(report.unusable), "条样本没有可学的内容，未使用", "examples had nothing to learn from"),
-            (report.shortened, "条样本超长，已截短", "examples were too long and were shortened"),
-        ):
-            if count:
-                self.log.write("say", step=0, zh=f"{count} {zh}", en=f"{count} {en}")
 
     def _loop(self) -> Loop:
         loaded = open_base(self.config, folder=model_folder(self.config), device=self.plan.device)
         trainee = attach(loaded, config=self.config)
+        if note := verified(trainee, config=self.config):
+            self.log.write("say", step=0, zh=note[0], en=note[1])
+            self.config = replace(self.config, train=replace(self.config.train, packing=False))
+            self.plan = plan_together(self.config, prepared=self.prepared, world=self.world)
+        objective = objective_of(self.config)
+        if self.world.sharded:
+            trainee = shards.shard(trainee, world=self.world)
         loop = Loop(
-            self.folder, config=self.config, prepared=self.prepared, trainee=trainee,
-            layout=self.plan.layout, total=self.plan.steps, log=self.log,
+            self.folder, config=self.config, prepared=self.prepared, trainee=trainee, layout=self.plan.layout,
+            total=self.plan.steps, log=self.log, objective=objective, world=self.world,
         )  # fmt: skip
         loop.setup()
+        loop.prepared = self.prepared = loop.trainee.within(
+            lambda: with_reference(
+                self.prepared, objective=objective, trainee=loop.trainee, layout=loop.layout, steps=loop.total,
+                config=self.config, folder=self.folder, log=self.log, world=self.world,
+            )
+        )  # fmt: skip
         return loop
 
     # ------------------------------------------------------------ along the way
@@ -175,54 +186,80 @@ class _Run:
             self._sample()
         if step % train.save_steps == 0 and not last:
             self.loop.save()
-            plots.draw(events.read(self.folder), folder=self.folder / "plots")
+            self._draw()
         if step % train.logging_steps == 0 or last:
-            self.board.step(self.loop.last_loss, self.loop.rate(step - 1), step)
+            self.board.step(self.loop.last_loss, self.loop.rate(step - 1), step, self.loop.last_measures)
             self._status("running", loss=self.loop.last_loss)
 
     def _evaluate(self) -> None:
-        loss = self.loop.evaluate()
-        self.log.write("eval", step=self.loop.progress.step, loss=loss)
-        self.board.evaluation(loss, self.loop.progress.step)
+        loss, measures = self.loop.evaluate()
+        self.log.write("eval", step=self.loop.progress.step, loss=loss, **measures)
+        self.board.evaluation(loss, self.loop.progress.step, measures)
         if self.loop.judge(loss) and self.config.train.early_stopping_patience:
             from safetensors.torch import save_file
 
-            work = self.folder / f".{BEST}"
             masters = {
-                n: t.detach().cpu().contiguous().clone() for n, t in self.loop.optimizer.masters.items()
+                n: shards.whole(t.detach()).cpu().contiguous().clone()
+                for n, t in self.loop.optimizer.masters.items()
             }
-            save_file(masters, work)
-            work.replace(self.folder / BEST)
+            if self.world.main:
+                work = self.folder / f".{BEST}"
+                save_file(masters, work)
+                work.replace(self.folder / BEST)
+            self.world.wait()
 
-    def _sample(self) -> list[tuple[str, str]]:
+    def _sample(self) -> None:
+        """Without shards the first process answers alone."""
+        if not (self.world.main or self.world.sharded):
+            return
         train, data = self.config.train, self.config.data
         prompts = [(Message("user", text),) for text in train.sample_prompts] or self.prepared.prompts()
         with eager():
-            said = samples.sample(
-                self.loop.trainee,
-                prompts=prompts,
-                stage=data.stage,
-                tokenizer=self.tokenizer,
-                most=train.sample_tokens,
+            said = (
+                samples.scored(
+                    self.loop.trainee,
+                    examples=self.prepared.eval_examples or self.prepared.train_examples,
+                    tokenizer=self.tokenizer,
+                    limits=Limits(data.cutoff_len, data.max_source_length, data.max_target_length),
+                    layout=self.loop.layout,
+                )
+                if data.stage == "rm"
+                else samples.sample(
+                    self.loop.trainee,
+                    prompts=prompts,
+                    stage=data.stage,
+                    tokenizer=self.tokenizer,
+                    most=train.sample_tokens,
+                )
             )
+        if not self.world.main:
+            return
         step = self.loop.progress.step
         with (self.folder / "samples.md").open("a", encoding="utf-8") as file:
             for prompt, text in said:
                 self.log.write("sample", step=step, prompt=prompt, text=text)
                 file.write(f"## step {step}\n\n**{prompt}**\n\n{text}\n\n")
-        return said
+
+    def _write(self, name: str, value: dict[str, Any]) -> None:
+        if self.world.main:
+            run.write_json(self.folder / name, value)
+
+    def _draw(self) -> None:
+        if self.world.main:
+            plots.draw(events.read(self.folder), folder=self.folder / "plots")
 
     def _status(self, state: run.State, **values: Any) -> None:
-        run.write_status(
-            self.folder, state=state, step=self.loop.progress.step, total=self.loop.total, **values
-        )
+        step, total = self.loop.progress.step, self.loop.total
+        if self.world.main:
+            run.write_status(self.folder, state=state, step=step, total=total, **values)
 
     # ------------------------------------------------------------ the end
 
     def _stopped(self) -> RunResult:
-        (self.folder / run.STOP).unlink(missing_ok=True)
         self.loop.save()
-        plots.draw(events.read(self.folder), folder=self.folder / "plots")
+        if self.world.main:
+            (self.folder / run.STOP).unlink(missing_ok=True)
+        self._draw()
         self._status("stopped", loss=self.loop.last_loss)
         self.log.write(
             "end",
@@ -237,25 +274,32 @@ class _Run:
         if ended == "early":
             self._take_best()
         self._sample()
-        metrics = self._metrics()
-        if train.predict_with_generate:
-            metrics |= self._predict()
-        adapter = adapter_folder.write(
-            self.folder,
-            trainee=loop.trainee,
-            config=self.config,
-            plan=self.plan,
-            data=self.prepared.facts,
-            metrics=metrics,
+        metrics = final_metrics(
+            events.read(self.folder),
+            state=loop.progress,
+            device=loop.trainee.device,
+            planned=self.plan.need.total,
         )
+        if train.predict_with_generate and (self.world.main or self.world.sharded):
+            metrics |= self._predict()
+        adapter = self._save_adapter(metrics)
         if ended == "done":
             loop.save()
-        plots.draw(events.read(self.folder), folder=self.folder / "plots")
-        run.write_json(self.folder / "metrics.json", metrics)
+        self._draw()
+        self._write("metrics.json", metrics)
         self._status("done", loss=loop.last_loss)
         self.log.write("end", step=loop.progress.step, state="done", metrics=metrics, folder=adapter.name)
         self.board.close()
         return RunResult(self.folder, "done", adapter, metrics)
+
+    def _save_adapter(self, metrics: dict[str, float]) -> Path:
+        weights = shards.gathered(self.loop.trainee, keep=self.world.main) if self.world.sharded else None
+        if not self.world.main:
+            return self.folder / (run.ADAPTER if self.loop.trainee.method in ADAPTERS else run.MODEL)
+        return adapter_folder.write(
+            self.folder, trainee=self.loop.trainee, config=self.config, plan=self.plan,
+            data=self.prepared.facts, metrics=metrics, weights=weights,
+        )  # fmt: skip
 
     def _take_best(self) -> None:
         """Go back to the weights of the best evaluation."""
@@ -267,7 +311,7 @@ class _Run:
 
         with torch.no_grad():
             for name, master in optimizer.masters.items():
-                master.copy_(best[name])
+                master.copy_(shards.part_like(best[name], master))
         optimizer.publish()
         self.log.write(
             "say", step=state.step,
@@ -275,27 +319,6 @@ class _Run:
             en=f"No progress in {state.waited} evaluations: ended early, with the weights of step {state.best_step} "
             f"({state.best:.4f}).",
         )  # fmt: skip
-
-    def _metrics(self) -> dict[str, float]:
-        import torch
-
-        state = self.loop.progress
-        steps = [e for e in events.read(self.folder) if e["event"] == "step"]
-        tail = steps[-max(1, len(steps) // 10) :]
-        found = {"train_loss": sum(e["loss"] for e in tail) / max(1, len(tail)), "steps": float(state.step)}
-        if state.best < float("inf"):
-            found |= {"eval_loss": state.best}
-        found |= {
-            "tokens": float(state.tokens),
-            "seconds": round(state.seconds, 2),
-            "tokens_per_second": round(state.tokens / max(state.seconds, 1e-9), 1),
-        }
-        if self.loop.trainee.device.startswith("cuda"):
-            found["peak_gib"] = torch.cuda.max_memory_allocated() / 2**30
-            found["planned_gib"] = self.plan.need.total / 2**30
-        if state.skipped:
-            found["skipped_steps"] = float(state.skipped)
-        return found
 
     def _predict(self) -> dict[str, float]:
         chosen = self.prepared.eval_examples
@@ -310,18 +333,5 @@ class _Run:
                 examples=chosen,
                 tokenizer=self.tokenizer,
                 most=self.config.train.sample_tokens,
-                path=self.folder / "predictions.jsonl",
+                path=self.folder / "predictions.jsonl" if self.world.main else None,
             )
-
-
-def does_not_fit(plan: Plan) -> ModelError:
-    """The error for a run that will not fit, with what to change."""
-    need, free = plan.need.total / 2**30, plan.free / 2**30
-    return ModelError(
-        f"this needs about {need:.1f} GiB on {plan.device}, {free:.1f} GiB are free. You can: "
-        + "; ".join(plan.changes_en)
-        + ".",
-        zh=f"在 {plan.device} 上约需 {need:.1f} GiB，可用 {free:.1f} GiB。可以："
-        + "；".join(plan.changes_zh)
-        + "。",
-    )

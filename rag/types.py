@@ -59,6 +59,106 @@ class GenerateOptions:
             raise ValueError(f"repetition_penalty must be above 0, got {self.repetition_penalty}")
 
 
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """A run of ids with one origin, for showing a prompt."""
+
+    kind: str
+    """"start", "role", "header", "content" or "end"."""
+    role: str
+    text: str
+    ids: tuple[int, ...]
+    loss: bool
+    """Whether training learns to write these ids."""
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedChat:
+    """A conversation as ids. `ids` and `mask` have the same length."""
+
+    segments: tuple[Segment, ...]
+
+    @property
+    def ids(self) -> list[int]:
+        """All token ids."""
+        return [token for segment in self.segments for token in segment.ids]
+
+    @property
+    def mask(self) -> list[bool]:
+        """True where the loss is taken: what the assistant writes, the end of its turn included."""
+        return [segment.loss for segment in self.segments for _ in segment.ids]
+
+    @property
+    def labels(self) -> list[int]:
+        """Ids where the loss is taken, -100 elsewhere (not shifted: the model shifts)."""
+        return [token if loss else -100 for token, loss in zip(self.ids, self.mask, strict=True)]
+
+
+class StreamDecoder(Protocol):
+    """Ids -> text, one at a time; only whole characters come out."""
+
+    def feed(self, token: int) -> str: ...
+
+    def finish(self) -> str:
+        """What was held back."""
+        ...
+
+
+class Chat(Protocol):
+    """Messages -> token ids and loss mask, for one tokenizer and one template; the same for training and answering."""
+
+    @property
+    def template(self) -> str:
+        """What an adapter remembers: "chatglm3", "alpaca", "own:5f2c..." (with a hash of the model's own template)."""
+        ...
+
+    @property
+    def start(self) -> tuple[int, ...]:
+        """Ids that every text begins with."""
+        ...
+
+    @property
+    def eos(self) -> int:
+        """Id that ends a text."""
+        ...
+
+    @property
+    def stop_ids(self) -> tuple[int, ...]:
+        """Ids that end the assistant's turn."""
+        ...
+
+    @property
+    def header(self) -> tuple[int, ...]:
+        """Ids that the assistant's turn begins with and that are no part of the answer."""
+        ...
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of a text on its own, never a special one."""
+        ...
+
+    def count(self, text: str) -> int: ...
+
+    def decode(self, ids: Sequence[int]) -> str: ...
+
+    def detokeniser(self) -> StreamDecoder: ...
+
+    def piece(self, token: int) -> str:
+        """What a token is called, for showing."""
+        ...
+
+    def is_special(self, token: int) -> bool:
+        """Whether it is no text."""
+        ...
+
+    def prompt(self, messages: Sequence[Message], *, close_turns: bool = False) -> EncodedChat:
+        """A conversation that the assistant goes on with; no loss anywhere."""
+        ...
+
+    def example(self, messages: Sequence[Message]) -> EncodedChat:
+        """A conversation to learn from: loss on every assistant turn and its end. Raises ModelError."""
+        ...
+
+
 FinishReason = Literal["stop", "length", "stopped", "loop"]
 """stop: the model ended its turn; length: max_tokens; stopped: somebody asked; loop: it repeated itself."""
 

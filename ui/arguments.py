@@ -73,3 +73,15 @@ def positive(text: str) -> int:
     if number < 1:
         raise ValueError(text)
     return number
+
+
+def add_template(parser: argparse.ArgumentParser) -> None:
+    """--template, for a base model with another layout of conversations."""
+    from rag.templates.names import NAMES
+
+    parser.add_argument(
+        "--template",
+        choices=("auto", *NAMES),
+        default=None,
+        help=pick("对话模板；auto：模型自带的", "how a conversation is laid out; auto: the model's own"),
+    )

@@ -35,6 +35,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "training data: list, check, convert, show, corrupt, synthesize",
     ),
     "finetune": ("训练适配器：计划、训练、续训", "train an adapter: plan, train, resume"),
+    "score": ("用奖励模型给回答打分", "what a reward model thinks of answers"),
     "compare": ("同样的问题问基座与各适配器，出对比报告", "the same questions to the base and to adapters"),
     "damage": ("检查适配器损伤了什么，超限则失败", "what an adapter broke; fails past limits"),
     "judge": ("由语言模型或人评判两个回答", "language models or people judge answers"),

@@ -17,7 +17,7 @@ from ui.text import pick
 
 if TYPE_CHECKING:
     from finetune.encode import Encoded
-    from rag.chatglm3.chat import ChatTokenizer
+    from rag.types import Chat
 
 TRAINED, PLAIN, RESET = "\x1b[1;32m", "\x1b[2m", "\x1b[0m"
 
@@ -216,7 +216,8 @@ def add_show(parser: argparse.ArgumentParser) -> None:
         default=1024,
         help=pick("最长 token 数", "tokens at the most"),
     )
-    parser.add_argument("--stage", choices=("sft", "pt"), default="sft")
+    parser.add_argument("--stage", choices=("sft", "pt", "rm", "dpo", "kto"), default="sft")
+    arguments.add_template(parser)
     parser.add_argument(
         "--no-color", action="store_true", help=pick("不用颜色，用 ⟦⟧ 标出", "⟦⟧ instead of colours")
     )
@@ -227,14 +228,17 @@ def show(args: argparse.Namespace) -> int:
     """0 done."""
     from finetune.data.load import load_sets
     from finetune.encode import Limits, encode_all
+    from finetune.encode_judged import encode_judged
+    from finetune.pack import documents_of
+    from finetune.preference_config import PREFERENCE_STAGES
 
     loaded = load_sets(args.dataset, folder=args.folder)
     examples = loaded.examples[: args.count]
     with tempfile.TemporaryDirectory() as scratch:
         tokenizer = _tokenizer(args, Path(scratch), loaded.examples)
-        encoded, _ = encode_all(
-            examples, stage=args.stage, tokenizer=tokenizer, limits=Limits(args.cutoff_len)
-        )
+        encode: Any = encode_judged if args.stage in PREFERENCE_STAGES else encode_all
+        units, _ = encode(examples, stage=args.stage, tokenizer=tokenizer, limits=Limits(args.cutoff_len))
+        encoded = documents_of(units)
     if args.json:
         print(json.dumps([_as_json(one, tokenizer) for one in encoded], ensure_ascii=False))
         return 0
@@ -254,20 +258,23 @@ def show(args: argparse.Namespace) -> int:
     return 0
 
 
-def _tokenizer(args: argparse.Namespace, scratch: Path, examples: Any) -> ChatTokenizer:
-    from rag.chatglm3.chat import open_tokenizer
+def _tokenizer(args: argparse.Namespace, scratch: Path, examples: Any) -> Chat:
+    from rag.templates import open_chat
 
+    template = args.template or ""
     if args.model == "tiny":
         from finetune.tiny import build, texts_of
 
-        return open_tokenizer(build(scratch / "tiny", texts=texts_of(examples)))
+        return open_chat(build(scratch / "tiny", texts=texts_of(examples)), template=template)
     settings = arguments.settings_of(args)
-    if not args.model and settings.generator.kind != "chatglm3":
+    if not args.model and not settings.generator.here:
         raise SettingsError(
             "tokens need a model's tokenizer: give --model DIR, or --model tiny for a small one",
             zh="显示 token 需要模型的分词器：请给出 --model 文件夹，或 --model tiny",
         )
-    return open_tokenizer(Path(args.model).expanduser() if args.model else settings.generator_folder)
+    if args.model:
+        return open_chat(Path(args.model).expanduser(), template=template)
+    return open_chat(settings.generator_folder, template=template or settings.generator.template)
 
 
 def _trained(one: Encoded) -> list[tuple[int, bool]]:
@@ -278,7 +285,7 @@ def _trained(one: Encoded) -> list[tuple[int, bool]]:
     ]
 
 
-def _as_json(one: Encoded, tokenizer: ChatTokenizer) -> dict[str, Any]:
+def _as_json(one: Encoded, tokenizer: Chat) -> dict[str, Any]:
     tokens = _trained(one)
     return {
         "source": str(one.source or ""),
@@ -288,7 +295,7 @@ def _as_json(one: Encoded, tokenizer: ChatTokenizer) -> dict[str, Any]:
     }
 
 
-def _text(one: Encoded, tokenizer: ChatTokenizer, *, coloured: bool) -> str:
+def _text(one: Encoded, tokenizer: Chat, *, coloured: bool) -> str:
     """Runs of tokens that are trained and that are not; role tokens by their names."""
     runs: list[tuple[bool, list[int]]] = []
     for token, trained in _trained(one):
@@ -298,7 +305,7 @@ def _text(one: Encoded, tokenizer: ChatTokenizer, *, coloured: bool) -> str:
     return "  " + "".join(_marked(_readable(ids, tokenizer), trained, coloured) for trained, ids in runs)
 
 
-def _readable(ids: list[int], tokenizer: ChatTokenizer) -> str:
+def _readable(ids: list[int], tokenizer: Chat) -> str:
     from ui.table import safe
 
     return safe("".join(tokenizer.piece(i).replace("▁", " ").replace("<0x0A>", "⏎") for i in ids))

@@ -201,7 +201,7 @@ def generator(settings: Settings) -> Iterator[Finding]:
     else:
         folder = settings.generator_folder
         if (folder / "config.json").is_file():
-            yield Finding("generator", "ok", f"ChatGLM3：{folder}", f"ChatGLM3: {folder}")
+            yield Finding("generator", "ok", f"本机模型：{folder}", f"a model of this machine: {folder}")
         else:
             yield Finding(
                 "generator", "problem", f"{folder} 不是转换好的模型", f"{folder} is not a converted model",

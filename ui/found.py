@@ -9,20 +9,22 @@ from ui.settings import Settings
 
 
 def is_converted(folder: Path) -> bool:
-    """Whether it is a model in the standard layout with its tokenizer: what can answer and be trained."""
+    """Whether it is a language model in the standard layout with its tokenizer: what can answer and be trained."""
     try:
         about = json.loads((folder / "config.json").read_bytes())
     except (OSError, ValueError):
         return False
-    return (
-        isinstance(about, dict) and about.get("model_type") == "glm" and (folder / "tokenizer.json").is_file()
-    )
+    if not isinstance(about, dict) or "auto_map" in about or about.get("model_type") == "chatglm":
+        return False
+    kinds = about.get("architectures") or []
+    speaks = isinstance(kinds, list) and any(str(kind).endswith("ForCausalLM") for kind in kinds)
+    return speaks and any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer.model"))
 
 
 def converted_models(settings: Settings) -> list[Path]:
     """The settings' model first, then those in the models folder by name."""
     found = []
-    if settings.generator.kind == "chatglm3" and is_converted(settings.generator_folder):
+    if settings.generator.here and is_converted(settings.generator_folder):
         found.append(settings.generator_folder)
     if settings.models.is_dir():
         found += [folder for folder in sorted(settings.models.iterdir()) if is_converted(folder)]

@@ -17,6 +17,9 @@ from ui.settings import GeneratorSettings
 
 if TYPE_CHECKING:
     from rag.generate.chatglm3 import ChatGLM3Generator
+    from rag.generate.local import LocalGenerator
+
+    LocalModel = ChatGLM3Generator | LocalGenerator
 
 _lock = threading.Lock()
 
@@ -26,10 +29,10 @@ class Held:
     """What is in memory."""
 
     folder: Path
-    config: tuple[str, str, str, int]
-    """quantise, dtype, device, context_tokens"""
+    config: tuple[str, str, str, int, str]
+    """quantise, dtype, device, context_tokens, template"""
     adapters: Mapping[str, Path]
-    generator: ChatGLM3Generator
+    generator: LocalModel
 
     @property
     def name(self) -> str:
@@ -53,7 +56,7 @@ _held: list[Held] = []
 class Voice:
     """The held model speaking with one adapter, or with none. A Generator."""
 
-    def __init__(self, generator: ChatGLM3Generator, adapter: str) -> None:
+    def __init__(self, generator: LocalModel, adapter: str) -> None:
         self._generator, self._adapter = generator, adapter
 
     @property
@@ -61,6 +64,11 @@ class Voice:
         """Such as "chatglm3-6b (nf4) + zhouyi"."""
         base = self._generator.loaded.name
         return f"{base} + {self._adapter}" if self._adapter else base
+
+    @property
+    def note(self) -> tuple[str, str] | None:
+        """What people should know about the one that answers, in Chinese and English."""
+        return getattr(self._generator, "note", None)
 
     @property
     def context_tokens(self) -> int:
@@ -91,7 +99,7 @@ def take(wanted: GeneratorSettings, folder: Path, *, adapters: Mapping[str, Path
 
     Raises ModelError: not converted, does not fit, adapter of another base.
     """
-    config = (wanted.quantise, wanted.dtype, wanted.device, wanted.context_tokens)
+    config = (wanted.quantise, wanted.dtype, wanted.device, wanted.context_tokens, wanted.template)
     with _lock:
         same = bool(_held) and (_held[0].folder, _held[0].config) == (folder, config)
         if same and adapters.items() <= _held[0].adapters.items():

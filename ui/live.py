@@ -3,12 +3,35 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 from kb.errors import GenerationError
 from rag.types import Answer, AnswerEvent, AnswerReady, Piece, Status
+from ui.settings import Settings
 from ui.table import clip
 from ui.text import pick
+
+
+@contextmanager
+def loading(settings: Settings, *, quiet: bool = False) -> Iterator[None]:
+    """While a model of this machine is loaded: one line on a terminal that says so, gone afterwards."""
+    if quiet or not settings.generator.here or not sys.stderr.isatty():
+        yield
+        return
+    from rich.console import Console
+
+    name, quantise = settings.generator_folder.name, settings.generator.quantise
+    kind = f" ({quantise})" if quantise != "none" else ""
+    with Console(stderr=True).status(pick(f"正在载入 {name}{kind} …", f"loading {name}{kind} …")):
+        yield
+
+
+def say_note(generator: object) -> None:
+    """What people should know about the one that answers, on stderr."""
+    note = getattr(generator, "note", None)
+    if note:
+        print(pick(*note), file=sys.stderr)
 
 
 def follow(events: Iterable[AnswerEvent], *, quiet: bool = False) -> Answer:

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from kb.errors import SettingsError
+from rag.templates.names import NAMES
 
 FILE_NAME = "zhiwen.toml"
 Value = str | int | float | bool
@@ -60,12 +61,15 @@ class EmbedderSettings:
 class GeneratorSettings:
     """[generator]: what writes answers. kind = "none" gives extractive answers."""
 
-    kind: str = option("none", "由谁写答案", "what writes answers", choices=("none", "chatglm3", "openai"))
+    kind: str = option(
+        "none", "由谁写答案", "what writes answers", choices=("none", "chatglm3", "local", "openai")
+    )
     model: str = option(
         "",
-        "chatglm3：转换后的文件夹；openai：模型名",
-        "chatglm3: the converted folder; openai: the model's name",
+        "chatglm3：转换后的文件夹；local：其他模型的文件夹；openai：模型名",
+        "chatglm3: the converted folder; local: any other model's folder; openai: the model's name",
     )
+    template: str = option("auto", "对话模板", "chat template; auto: its own", choices=("auto", *NAMES))
     base_url: str = option("", "OpenAI 兼容服务的地址", "address of an OpenAI-compatible server, with /v1")
     key_env: str = option("", "存放密钥的环境变量名", "name of the environment variable that holds the key")
     adapter: str = option("", "默认使用的适配器文件夹", "adapter folder to answer with")
@@ -82,6 +86,11 @@ class GeneratorSettings:
     top_p: float = option(1.0, "核采样", "nucleus sampling", low=0.01, high=1)
     repetition_penalty: float = option(1.0, "重复惩罚", "above 1 avoids repeats", low=0.1, high=10)
     timeout: float = option(120.0, "等待服务的秒数", "seconds to wait for a server", low=1, high=3600)
+
+    @property
+    def here(self) -> bool:
+        """Whether a model of this machine writes the answers."""
+        return self.kind in ("chatglm3", "local")
 
 
 @dataclass(frozen=True)
@@ -304,7 +313,7 @@ def check_together(settings: Settings) -> None:
     needs: list[tuple[str, str]] = []
     if generator.kind == "openai":
         needs = [("generator.base_url", generator.base_url), ("generator.model", generator.model)]
-    elif generator.kind == "chatglm3":
+    elif generator.here:
         needs = [("generator.model", generator.model)]
     for key, value in needs:
         if not value:

@@ -20,7 +20,7 @@ from ui.settings import GeneratorSettings, Settings, secret
 
 if TYPE_CHECKING:
     from finetune.adapters import AdapterRecord
-    from rag.generate.chatglm3 import ChatGLM3Generator
+    from ui.held import LocalModel
 
 CONTEXT = 8192
 """Tokens that ChatGLM3 was made for; the memory plan counts with them where no context is set."""
@@ -63,7 +63,7 @@ def answering_adapter(settings: Settings) -> tuple[str, Path] | None:
     """
     from finetune.adapters import promoted
 
-    if settings.generator.kind != "chatglm3" or settings.generator.adapter == BASE:
+    if not settings.generator.here or settings.generator.adapter == BASE:
         return None
     if settings.generator.adapter:
         record = find_adapter(settings, settings.generator.adapter)
@@ -95,8 +95,9 @@ def open_answering(settings: Settings) -> Generator:
 def open_speakers(settings: Settings, names: Sequence[str]) -> list[Speaker]:
     """The base and the adapters, in this order. chatglm3: one model in memory carries all; openai: names of served models.
 
-    Raises SettingsError if no language model is set, ModelError for an adapter that is not there or does not fit.
+    Where no language model is set, it is the one that the adapters were trained on. Raises SettingsError if no language model is set, ModelError for an adapter that is not there or does not fit.
     """
+    settings = with_their_base(settings, names)
     wanted = settings.generator
     if wanted.kind == "none":
         raise SettingsError(
@@ -120,6 +121,16 @@ def open_speakers(settings: Settings, names: Sequence[str]) -> list[Speaker]:
         version = _version(wanted, settings.generator_folder, record.folder)
         speakers.append(Speaker(record.name, generator, held.key_of(record.name), version))
     return speakers
+
+
+def with_their_base(settings: Settings, names: Sequence[str]) -> Settings:
+    """The settings with the base that all these adapters were trained on, if no language model is set and it is here."""
+    if settings.generator.kind != "none":
+        return settings
+    bases = {str(find_adapter(settings, name).train.get("base_folder", "")) for name in names}
+    if len(bases) != 1 or not (Path(base := bases.pop()) / "config.json").is_file():
+        return settings
+    return replace(settings, generator=replace(settings.generator, kind="chatglm3", model=base))
 
 
 def _version(wanted: GeneratorSettings, folder: Path, adapter: Path | None) -> str:
@@ -149,23 +160,46 @@ def _server(wanted: GeneratorSettings, key: str) -> Generator:
 
 def open_model(
     folder: Path, adapters: Mapping[str, Path], wanted: GeneratorSettings, *, default: str = ""
-) -> ChatGLM3Generator:
-    """A ChatGLM3 of this machine with its adapters, not kept: whoever opens it closes it. Raises ModelError."""
+) -> LocalModel:
+    """A model of this machine with its adapters, not kept: whoever opens it closes it. Raises ModelError."""
     if not (folder / "config.json").is_file():
         raise ModelError(
-            f"{folder} is not a converted model. Run: zhiwen models convert OFFICIAL {folder}",
-            zh=f"{folder} 不是转换好的模型。请运行：zhiwen models convert 官方文件夹 {folder}",
+            f"{folder} is not a model folder. ChatGLM: zhiwen models convert OFFICIAL {folder}",
+            zh=f"{folder} 不是模型文件夹。ChatGLM 请运行：zhiwen models convert 官方文件夹 {folder}",
         )
+    from rag.chatglm3.adapters import engine_takes
     from rag.chatglm3.engine.engine import EngineConfig
     from rag.chatglm3.load import LoadConfig, load
     from rag.generate.chatglm3 import ChatGLM3Generator
+    from rag.generate.local import LocalGenerator
+    from rag.models import load_other
+    from rag.templates import is_chatglm, open_chat
+    from rag.templates.choice import choose_template
 
+    template = choose_template(wanted.template, adapters=adapters)
+    odd = [name for name, place in adapters.items() if not engine_takes(place)]
+    theirs = is_chatglm(folder) and not odd
     engine = EngineConfig(context=wanted.context_tokens)
     config = LoadConfig(
         dtype=wanted.dtype,  # type: ignore[arg-type]
         quantise=wanted.quantise,  # type: ignore[arg-type]
         device=wanted.device,
-        cached_tokens=engine.slots * (engine.context or CONTEXT),
+        cached_tokens=(engine.slots if theirs else 1) * (engine.context or CONTEXT),
     )
+    if not theirs:
+        other = load_other(folder, adapters=adapters, config=config, template=template)
+        note = _slower(odd[0]) if odd and is_chatglm(folder) else None
+        return LocalGenerator(other, context=wanted.context_tokens, adapter=default, note=note)
     loaded = load(folder, adapters=adapters, config=config)
+    if loaded.tokenizer is not None:
+        loaded = replace(loaded, tokenizer=open_chat(folder, template=template))
     return ChatGLM3Generator(loaded, config=engine, adapter=default)
+
+
+def _slower(name: str) -> tuple[str, str]:
+    return (
+        f"适配器 {name} 不是普通 LoRA（DoRA、偏置或嵌入层），改用 transformers 逐条生成，较慢。合并后可用快速引擎："
+        "zhiwen models export --adapter，再 zhiwen models convert。",
+        f"The adapter {name} is not plain LoRA (DoRA, biases or the embedding): transformers writes the answers, one after "
+        "the other, which is slower. Merged, the engine takes it: zhiwen models export --adapter, then zhiwen models convert.",
+    )

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import tomllib
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin
 
 from finetune.config import RunConfig, from_values, option_types
-from kb.errors import SettingsError
+from finetune.config_file import add_options, given_options, read_toml
 from ui.text import pick
 
 HELP: dict[str, tuple[str, str]] = {
@@ -18,12 +16,23 @@ HELP: dict[str, tuple[str, str]] = {
         "转换后的模型文件夹；tiny：极小的随机模型",
         "converted model folder; tiny: a tiny random model",
     ),
-    "stage": ("sft：对话；pt：纯文本", "sft: conversations; pt: plain text"),
+    "adapter": (
+        "从哪个运行或适配器接着训练（前一阶段）",
+        "run or adapter of an earlier stage to go on from",
+    ),
+    "stage": (
+        "sft：对话；pt：纯文本；rm：奖励模型；dpo、kto：偏好；ppo：强化学习",
+        "sft: conversations; pt: plain text; rm: reward model; dpo, kto: preferences; ppo: reinforcement",
+    ),
     "dataset": ("数据集，多个用逗号隔开", "data sets, with commas between"),
     "dataset_dir": ("dataset_info.json 所在文件夹", "folder of dataset_info.json"),
     "eval_dataset": ("评估数据集", "evaluation sets"),
     "val_size": ("留作评估的比例（<1）或条数", "share (below 1) or number kept for evaluation"),
     "max_samples": ("每个数据集最多取多少条", "examples of each set at the most"),
+    "template": (
+        "对话模板；auto：模型自带的",
+        "how a conversation is laid out; auto: the model's own",
+    ),
     "cutoff_len": ("一条样本最多多少 token", "tokens of an example at the most"),
     "max_source_length": ("问题最多多少 token", "tokens of a question at the most"),
     "max_target_length": ("回答最多多少 token", "tokens of an answer at the most"),
@@ -66,6 +75,10 @@ HELP: dict[str, tuple[str, str]] = {
     "pack_tokens": ("每行 token 数；0 自动", "tokens of a row; 0 chooses"),
     "gradient_checkpointing": ("用重算换显存", "recompute activations to save memory"),
     "compile": ("编译各层", "compile the layers"),
+    "parallel": (
+        "多卡：ddp 每卡一份模型；fsdp 每卡一部分",
+        "several GPUs: ddp a whole model each; fsdp a part each",
+    ),
     "kernels": ("融合内核（LoRA，打包）", "fused layers for LoRA on packed rows"),
     "logging_steps": ("每几步记录一次", "steps between log lines"),
     "eval_steps": ("每几步评估；0 每轮", "steps between evaluations; 0: every epoch"),
@@ -77,25 +90,42 @@ HELP: dict[str, tuple[str, str]] = {
     "sample_tokens": ("示例回答最多多少 token", "tokens of a sample at the most"),
     "predict_with_generate": ("结束时回答评估集并打分", "answer the evaluation set at the end and measure"),
     "tensorboard": ("写 TensorBoard", "write for TensorBoard"),
+    "pref_beta": ("dpo、kto：离开参考模型的代价", "dpo, kto: how dear it is to leave the reference"),
+    "dpo_loss": ("dpo 的损失", "loss of dpo"),
+    "dpo_label_smoothing": ("dpo：估计标反的比例", "dpo: share of pairs thought to be the wrong way round"),
+    "kto_chosen_weight": ("kto：好评的权重", "kto: weight of desirable answers"),
+    "kto_rejected_weight": ("kto：差评的权重", "kto: weight of undesirable answers"),
+    "center_rewards_coefficient": ("rm：把分数拉向零；0 关闭", "rm: pulls scores towards zero; 0 is off"),
     "seed": ("随机种子", "seed"),
+    "reward_model": ("ppo：打分的 rm 运行", "ppo: the rm run that scores"),
+    "ppo_max_new_tokens": ("ppo：回答最多多少 token", "ppo: tokens of an answer at the most"),
+    "ppo_temperature": ("ppo：采样温度", "ppo: temperature of sampling"),
+    "ppo_epochs": ("ppo：每步的回答学几遍", "ppo: passes over the answers of a step"),
+    "ppo_mini_batches": ("ppo：每遍更新几次", "ppo: updates of one pass"),
+    "ppo_slots": ("ppo：同时写几个回答；0 自动", "ppo: answers written at once; 0 chooses"),
+    "ppo_kl_coef": ("ppo：偏离参考模型的代价（起始）", "ppo: cost of distance from the reference, at first"),
+    "ppo_kl_target": ("ppo：每个回答的目标 KL；0 不调节", "ppo: KL of an answer to steer to; 0 never steers"),
+    "ppo_kl_horizon": ("ppo：调节的快慢（回答数）", "ppo: how fast it steers (answers)"),
+    "ppo_gamma": ("ppo：折扣", "ppo: discount"),
+    "ppo_lambda": ("ppo：GAE 的 lambda", "ppo: lambda of GAE"),
+    "ppo_clip": ("ppo：概率比的裁剪", "ppo: clip of the probability ratio"),
+    "ppo_clip_value": ("ppo：价值的裁剪；0 不裁剪", "ppo: clip of the value; 0 never"),
+    "ppo_most_moved": (
+        "ppo：一步最多移动多少（每 token 的 KL）；0 不限",
+        "ppo: KL a token that a step may move; 0 any",
+    ),
+    "ppo_value_coef": ("ppo：价值损失的权重", "ppo: weight of the value loss"),
+    "ppo_entropy_coef": ("ppo：熵的权重", "ppo: weight of the entropy"),
+    "ppo_whiten": ("ppo：优势标准化", "ppo: whiten the advantages"),
+    "ppo_score_norm": ("ppo：分数标准化", "ppo: normalise scores"),
+    "ppo_score_clip": ("ppo：分数上下限；0 不限", "ppo: bound of scores; 0 has none"),
+    "ppo_eos_penalty": ("ppo：回答没有自己结束时扣的分", "ppo: taken off where an answer does not end"),
 }
-PATHS = ("model_name_or_path", "dataset_dir")
-"""Relative to the config file that names them; flags are relative to the current folder."""
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """One flag for every option; not given means: as the file says, or the default."""
-    for name, kind in option_types().items():
-        flag, text = "--" + name.replace("_", "-"), pick(*HELP[name])
-        common: dict[str, Any] = {"dest": f"option_{name}", "default": None, "help": text}
-        if kind is bool:
-            parser.add_argument(flag, action=argparse.BooleanOptionalAction, **common)
-        elif get_origin(kind) is Literal:
-            parser.add_argument(flag, choices=get_args(kind), **common)
-        elif get_origin(kind) is tuple:
-            parser.add_argument(flag, nargs="+", metavar="TEXT", **common)
-        else:
-            parser.add_argument(flag, type=kind, metavar="N" if kind in (int, float) else "TEXT", **common)
+    add_options(parser, texts={name: pick(*HELP[name]) for name in option_types()})
     short = parser.add_mutually_exclusive_group()
     for name in ("bf16", "fp16", "fp32"):
         short.add_argument(
@@ -104,34 +134,8 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--gpu", dest="option_device", metavar="N", help=pick("用哪块显卡", "which GPU"))
 
 
-def read_config(file: Path | None, args: argparse.Namespace, *, model: str = "") -> RunConfig:
-    """The file's values, then the flags. `model`: base to use if nobody names one. Raises SettingsError."""
+def read_config(file: Path | None, args: argparse.Namespace) -> RunConfig:
+    """The file's values, then the flags. Raises SettingsError."""
     values = read_toml(file) if file is not None else {}
-    for name in option_types():
-        given = getattr(args, f"option_{name}", None)
-        if given is not None:
-            values[name] = tuple(given) if isinstance(given, list) else given
-    if not values.get("model_name_or_path"):
-        values["model_name_or_path"] = model
+    values |= given_options(args)
     return from_values(values)
-
-
-def read_toml(file: Path) -> dict[str, Any]:
-    """Options of a config file, its tables opened, its relative paths made absolute. Raises SettingsError."""
-    try:
-        tables = tomllib.loads(file.read_text(encoding="utf-8-sig"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise SettingsError(f"{file} cannot be read: {error}", zh=f"{file} 无法读取：{error}") from error
-    values: dict[str, Any] = {}
-    for key, value in tables.items():
-        for name, item in value.items() if isinstance(value, dict) else ((key, value),):
-            plain = str(name).replace("-", "_")
-            if plain in values:
-                raise SettingsError(f"{file}: {plain} stands there twice.", zh=f"{file}：{plain} 写了两次。")
-            values[plain] = item
-    for name in PATHS:
-        given = values.get(name)
-        if isinstance(given, str) and given and given != "tiny":
-            values[name] = str((file.parent / Path(given).expanduser()).resolve())
-    values.setdefault("name", file.stem)
-    return values

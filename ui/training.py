@@ -169,10 +169,10 @@ def built(settings: Settings, config: RunConfig) -> RunConfig:
 
 def prepared_for(config: RunConfig) -> Prepared:
     """Read and encode its data. Raises DataError, SettingsError, ModelError."""
-    from finetune.prepare import model_folder, prepare
-    from rag.chatglm3.chat import open_tokenizer
+    from finetune.bases import chat_of
+    from finetune.prepare import prepare
 
-    return prepare(config, tokenizer=open_tokenizer(model_folder(config)))
+    return prepare(config, tokenizer=chat_of(config))
 
 
 def data_part(config: RunConfig) -> RunConfig:
@@ -188,7 +188,8 @@ _building = threading.Lock()
 
 def plan_for(config: RunConfig, prepared: Prepared) -> Plan:
     """The plan, with the speed of the device measured once for the life of the process."""
-    from finetune.plan import device_name, make_plan, matrix_rate
+    from finetune.plan import device_name, make_plan
+    from finetune.speed import matrix_rate
     from rag.chatglm3.load import choose_device, choose_dtype
 
     device = choose_device(device_name(config))

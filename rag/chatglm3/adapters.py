@@ -32,10 +32,15 @@ class AdapterInfo:
     """Version of the answering prompt that it was trained with."""
     close_turns: bool = False
     """Whether earlier answers in a prompt end with `</s>`, as they did in training."""
+    template: str = ""
+    """The chat template that it was trained with; empty if any will do or nobody wrote it down."""
 
 
-def read_adapter(folder: Path, *, name: str = "") -> AdapterInfo:
-    """Read what an adapter folder says. Raises ModelError if it is no PEFT adapter that a GLM can carry."""
+def read_adapter(folder: Path, *, name: str = "", native: bool = True) -> AdapterInfo:
+    """Read what an adapter folder says. Raises ModelError if it is no PEFT adapter that a GLM can carry.
+
+    `native` False: it is for another base, whose modules may be called as in ChatGLM's official layout.
+    """
     config = read_json(folder / "adapter_config.json")
     kinds: dict[str, Literal["lora", "prefix"]] = {"LORA": "lora", "PREFIX_TUNING": "prefix"}
     kind = str(config.get("peft_type"))
@@ -44,13 +49,19 @@ def read_adapter(folder: Path, *, name: str = "") -> AdapterInfo:
             f"{folder} is a {kind} adapter; LoRA and prefix tuning (P-tuning v2) can be loaded.",
             zh=f"{folder} 是 {kind} 适配器；可以加载的是 LoRA 与 prefix tuning（P-tuning v2）。",
         )
+    if config.get("task_type") == "SEQ_CLS":
+        raise ModelError(
+            f"{folder} is a reward model: it scores answers and cannot write any. Use it with --stage ppo.",
+            zh=f"{folder} 是奖励模型：它只给回答打分，不会写回答。可用于 --stage ppo。",
+        )
     if not (folder / "adapter_model.safetensors").is_file():
         raise ModelError(
             f"{folder} has no adapter_model.safetensors. Old adapters: zhiwen models import-adapter {folder} NEW",
             zh=f"{folder} 里没有 adapter_model.safetensors。旧适配器请先运行：zhiwen models import-adapter {folder} 新文件夹",
         )
     targets = config.get("target_modules") or []
-    if kind == "LORA" and isinstance(targets, list) and set(targets) & set(TARGETS) - set(NATIVE_TARGETS):
+    official = isinstance(targets, list) and set(targets) & set(TARGETS) - set(NATIVE_TARGETS)
+    if native and kind == "LORA" and official:
         raise ModelError(
             f"{folder} was trained on the official layout ({', '.join(sorted(targets))}). "
             f"Run: zhiwen models import-adapter {folder} NEW",
@@ -65,7 +76,17 @@ def read_adapter(folder: Path, *, name: str = "") -> AdapterInfo:
         str(train.get("base_hash", "")),
         str(train.get("prompt_version", "")),
         train.get("close_turns") is True,
+        str(train.get("template", "")),
     )
+
+
+def engine_takes(folder: Path) -> bool:
+    """Whether the engine can carry the adapter beside its base: plain LoRA on layers, or a prefix."""
+    config = read_json(folder / "adapter_config.json")
+    targets = config.get("target_modules") or []
+    outer = {"lm_head", "embed_tokens"} & set(targets if isinstance(targets, list) else [])
+    more = config.get("use_dora") or config.get("modules_to_save") or config.get("bias", "none") != "none"
+    return not (outer or more)
 
 
 def check_base(adapter: AdapterInfo, *, base: Path) -> None:

@@ -13,9 +13,9 @@ def prepare_bitsandbytes() -> None:
     """Call before any quantised model is loaded. May be called again."""
     import logging
 
-    import bitsandbytes.nn.modules as modules
-
     logging.getLogger("bitsandbytes").setLevel(
         logging.ERROR
-    )  # it says aloud that an optional package is missing
+    )  # importing it says what optional part is missing
+    import bitsandbytes.nn.modules as modules
+
     modules.has_avx512bf16 = lambda: False

@@ -9,8 +9,8 @@ in a document or a question can become a role: the only special ids are those th
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -19,42 +19,7 @@ from kb.errors import ModelError
 from rag.chatglm3.detokenise import Detokeniser, decode
 from rag.chatglm3.shape import Family, read_native
 from rag.chatglm3.tokenizer_model import Specials, read_pieces
-from rag.types import Message
-
-
-@dataclass(frozen=True, slots=True)
-class Segment:
-    """A run of ids with one origin, for showing a prompt."""
-
-    kind: str
-    """"start", "role", "header", "content" or "end"."""
-    role: str
-    text: str
-    ids: tuple[int, ...]
-    loss: bool
-    """Whether training learns to write these ids."""
-
-
-@dataclass(frozen=True, slots=True)
-class EncodedChat:
-    """A conversation as ids. `ids` and `mask` have the same length."""
-
-    segments: tuple[Segment, ...]
-
-    @property
-    def ids(self) -> list[int]:
-        """All token ids."""
-        return [token for segment in self.segments for token in segment.ids]
-
-    @property
-    def mask(self) -> list[bool]:
-        """True where the loss is taken: what the assistant writes, its `</s>` included."""
-        return [segment.loss for segment in self.segments for _ in segment.ids]
-
-    @property
-    def labels(self) -> list[int]:
-        """Ids where the loss is taken, -100 elsewhere (not shifted: the model shifts)."""
-        return [token if loss else -100 for token, loss in zip(self.ids, self.mask, strict=True)]
+from rag.types import EncodedChat, Message, Segment
 
 
 class ChatTokenizer:
@@ -104,6 +69,10 @@ class ChatTokenizer:
         """What a token is called, for showing."""
         return str(self._tokenizer.id_to_token(token) or f"<{token}>")
 
+    def is_special(self, token: int) -> bool:
+        """Whether it is no text: a role, `</s>` and the like."""
+        return token >= self.specials.mask or token == self.specials.eos
+
     @cached_property
     def _tables(self) -> tuple[Sequence[str], Sequence[int]]:
         """Pieces and their SentencePiece types by id."""
@@ -117,6 +86,21 @@ class ChatTokenizer:
     def header(self) -> tuple[int, ...]:
         """What the assistant's turn begins with: 30910 13."""
         return tuple(self.encode("\n")) if self.family == "chatglm3" else ()
+
+    @property
+    def template(self) -> str:
+        """Name of the chat format."""
+        return self.family
+
+    @property
+    def start(self) -> tuple[int, ...]:
+        """What every text begins with."""
+        return self.specials.gmask, self.specials.sop
+
+    @property
+    def eos(self) -> int:
+        """Id of `</s>`."""
+        return self.specials.eos
 
     @property
     def stop_ids(self) -> tuple[int, ...]:
@@ -179,20 +163,30 @@ class ChatTokenizer:
         """ChatGLM2's rounds. A system message stands before the first question, in the same round."""
         out, turn, before = [], 0, ""
         for message in messages:
+            content = unforged_rounds(message.content)
             if message.role == "assistant":
-                ids = tuple(self.encode(message.content))
-                out.append(Segment("content", "assistant", message.content, ids, train))
+                ids = tuple(self.encode(content))
+                out.append(Segment("content", "assistant", content, ids, train))
                 if close_turns:
                     out.append(Segment("end", "assistant", "</s>", (self.specials.eos,), train))
                 continue
             if message.role == "system":
-                before += message.content + "\n\n"
+                before += content + "\n\n"
                 continue
             turn += 1
-            text = f"[Round {turn}]\n\n问：{before}{message.content}\n\n答："
+            text = f"[Round {turn}]\n\n问：{before}{content}\n\n答："
             text, before = ("\n\n" if turn > 1 else "") + text, ""
             out.append(Segment("content", message.role, text, tuple(self.encode(text)), False))
         return out
+
+
+_ROUND = re.compile(r"\[(Round \d+)\]")
+_SPEAKER = re.compile(r"(?m)^([ \t]*)(问|答)：")
+
+
+def unforged_rounds(text: str) -> str:
+    """Data in which no mark of ChatGLM2's rounds stands: they are words, so special tokens do not guard them."""
+    return _SPEAKER.sub(r"\1\2:", _ROUND.sub(r"［\1］", text))
 
 
 def _guess_type(number: int, piece: str) -> int:

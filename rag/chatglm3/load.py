@@ -6,7 +6,6 @@ loaded = load(Path("models/chatglm3-6b"), adapters={"zhouyi": Path("runs/zhouyi"
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,9 +21,11 @@ from rag.chatglm3.adapters import (
     read_prefix,
 )
 from rag.chatglm3.bnb import prepare_bitsandbytes
-from rag.chatglm3.chat import ChatTokenizer, open_tokenizer
+from rag.chatglm3.chat import open_tokenizer
 from rag.chatglm3.memory import ComputeDtype, MemoryPlan, Quantise, out_of_memory, plan_memory
-from rag.chatglm3.shape import GlmShape, read_native
+from rag.chatglm3.quiet import quiet_libraries
+from rag.chatglm3.shape import GlmShape, read_json, read_native
+from rag.types import Chat
 
 if TYPE_CHECKING:
     import torch
@@ -69,7 +70,7 @@ class LoadedModel:
 
     model: Any
     """GlmForCausalLM, or a PeftModel around it if LoRA adapters are attached."""
-    tokenizer: ChatTokenizer | None
+    tokenizer: Chat | None
     """None if the folder was converted without one."""
     folder: Path
     shape: GlmShape
@@ -95,8 +96,13 @@ class LoadedModel:
     @property
     def name(self) -> str:
         """As a person would say it: "chatglm3-6b (nf4)"."""
-        kind = self.quantise if self.quantise != "none" else {v: k for k, v in _DTYPES.items()}[self.dtype]
-        return f"{self.folder.name} ({kind})" + (f" + {self.merged}" if self.merged else "")
+        return model_name(self.folder, dtype=self.dtype, quantise=self.quantise, merged=self.merged)
+
+
+def model_name(folder: Path, *, dtype: ComputeDtype, quantise: str, merged: str) -> str:
+    """A loaded model as a person would say it: "chatglm3-6b (nf4) + zhouyi"."""
+    kind = quantise if quantise != "none" else {v: k for k, v in _DTYPES.items()}[dtype]
+    return f"{folder.name} ({kind})" + (f" + {merged}" if merged else "")
 
 
 def choose_device(wanted: str) -> str:
@@ -133,10 +139,15 @@ def load(
     adapters: Mapping[str, Path] | None = None,
     config: LoadConfig | None = None,
     say: Say | None = None,
+    head: Literal["words", "score"] = "words",
 ) -> LoadedModel:
-    """Load a converted folder. Raises ModelError: not converted, does not fit in memory, adapter of another base."""
+    """Load a converted folder. Raises ModelError: not converted, does not fit in memory, adapter of another base.
+
+    `head`: "score" opens a reward model that was trained whole (GlmForSequenceClassification).
+    """
     how = config or LoadConfig()
     shape = read_native(base)
+    _must_have(head, base)
     infos = {name: read_adapter(folder, name=name) for name, folder in (adapters or {}).items()}
     if how.merge and (how.merge not in infos or infos[how.merge].kind != "lora"):
         raise ModelError(
@@ -153,11 +164,14 @@ def load(
         say(*plan.sentence())
     if not plan.fits and how.device != "auto":
         raise out_of_memory(plan, quantise=how.quantise)
-    model = _from_pretrained(base, device if how.device != "auto" else "auto", dtype, how.quantise, plan)
+    where = device if how.device != "auto" else "auto"
+    with quiet_libraries():
+        model = _from_pretrained(base, where, dtype, how.quantise, plan, head)
     prefixes = {n: read_prefix(i, shape=shape) for n, i in infos.items() if i.kind == "prefix"}
     loras = {n: i for n, i in infos.items() if i.kind == "lora" and how.merge in ("", n)}
     if loras:
-        model = attach_loras(model, loras)
+        with quiet_libraries():
+            model = attach_loras(model, loras)
         for name in loras:
             _must_be_active(model, name, shape)
         model.set_adapter(next(iter(loras)))
@@ -177,15 +191,25 @@ def _must_be_active(model: Any, name: str, shape: GlmShape) -> None:
         )
 
 
+def _must_have(head: str, base: Path) -> None:
+    """Raise ModelError if a model that scores is wanted to speak, or the other way round."""
+    scores = read_json(base / "config.json").get("architectures") == ["GlmForSequenceClassification"]
+    if scores == (head == "score"):
+        return
+    if scores:
+        raise ModelError(
+            f"{base} is a reward model: it scores answers and cannot write any.",
+            zh=f"{base} 是奖励模型：它只给回答打分，不会写回答。",
+        )
+    raise ModelError(f"{base} is no reward model.", zh=f"{base} 不是奖励模型。")
+
+
 def _from_pretrained(
-    base: Path, device: str, dtype: ComputeDtype, quantise: Quantise, plan: MemoryPlan
+    base: Path, device: str, dtype: ComputeDtype, quantise: Quantise, plan: MemoryPlan, head: str
 ) -> Any:
     import torch
-    from transformers import GlmForCausalLM
-    from transformers.utils import logging
+    from transformers import GlmForCausalLM, GlmForSequenceClassification
 
-    if not sys.stderr.isatty():
-        logging.disable_progress_bar()
     options: dict[str, Any] = {
         "dtype": getattr(torch, dtype),
         "device_map": device,
@@ -194,7 +218,8 @@ def _from_pretrained(
     if quantise != "none":
         options["quantization_config"] = quantisation(quantise, dtype=dtype)
     try:
-        return GlmForCausalLM.from_pretrained(base, local_files_only=True, **options).eval()
+        kind = GlmForCausalLM if head == "words" else GlmForSequenceClassification
+        return kind.from_pretrained(base, local_files_only=True, **options).eval()
     except torch.OutOfMemoryError as error:
         raise out_of_memory(plan, quantise=quantise, cause=str(error).splitlines()[0]) from error
 
@@ -206,11 +231,11 @@ def quantisation(quantise: Quantise, *, dtype: ComputeDtype) -> Any:
 
     prepare_bitsandbytes()
     if quantise == "int8":
-        return BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=["lm_head"])
+        return BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=["lm_head", "score"])
     return BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",
         bnb_4bit_use_double_quant=True,
         bnb_4bit_compute_dtype=getattr(torch, dtype),
-        llm_int8_skip_modules=["lm_head"],
+        llm_int8_skip_modules=["lm_head", "score"],
     )

@@ -14,6 +14,7 @@ from types import TracebackType
 
 from rag.chatglm3.engine.engine import Engine, EngineConfig
 from rag.chatglm3.load import LoadedModel
+from rag.templates.choice import check_templates
 from rag.types import GenerateOptions, Message, Piece
 
 
@@ -21,7 +22,12 @@ class ChatGLM3Generator:
     """A loaded model behind the engine. Safe to call from several threads: they are served together."""
 
     def __init__(self, loaded: LoadedModel, *, config: EngineConfig | None = None, adapter: str = "") -> None:
-        """`adapter`: answers with it where the options name none."""
+        """`adapter`: answers with it where the options name none.
+
+        Raises ModelError if an adapter was trained with another chat template than the loaded tokenizer's.
+        """
+        if loaded.tokenizer is not None:
+            check_templates(loaded.tokenizer, loaded.adapters.values())
         self.engine = Engine(loaded, config=config)
         self.adapter = adapter or loaded.merged
         self.loaded = loaded

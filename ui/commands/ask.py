@@ -54,6 +54,7 @@ def add_answering(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--temperature", type=float, default=None, help=pick("温度，0 为贪心", "0 is greedy"))
     parser.add_argument("--adapter", default=None, metavar="DIR", help=pick("适配器文件夹", "adapter folder"))
+    arguments.add_template(parser)
     parser.add_argument(
         "--system", default="", metavar="TEXT", help=pick("给模型的额外指示", "an instruction for the model")
     )
@@ -72,6 +73,8 @@ def answering_settings(args: argparse.Namespace) -> Settings:
         if getattr(args, key) is not None:
             flag = "--" + key.replace("_", "-")
             generator[key] = checked(f"generator.{key}", getattr(args, key), where=flag)
+    if args.template is not None:
+        generator["template"] = args.template
     if args.limit is not None:
         search["limit"] = checked("search.limit", args.limit, where="--limit")
     if args.extractive:
@@ -86,13 +89,15 @@ def answering_settings(args: argparse.Namespace) -> Settings:
 def run(args: argparse.Namespace) -> int:
     """0 for an answer and for a refusal: both are results."""
     from ui import wiring
-    from ui.live import follow
+    from ui.live import follow, loading, say_note
     from ui.show import answer_json
 
     settings = answering_settings(args)
     kbs = wiring.open_kbs(settings, arguments.kb_names(args))
     options = wiring.answer_options(settings, persona=args.persona, system=args.system)
-    generator = wiring.open_generator(settings)
+    with loading(settings, quiet=args.json):
+        generator = wiring.open_generator(settings)
+    say_note(generator)
     events = wiring.reply(settings, " ".join(args.question), kbs=kbs, generator=generator, options=options)
     answer = follow(events, quiet=args.json)
     if args.json:

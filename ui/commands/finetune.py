@@ -38,6 +38,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--background", action="store_true", help=pick("在后台进程里训练", "train in a process of its own")
     )
+    parser.add_argument(
+        "--gpus",
+        type=arguments.positive,
+        default=1,
+        metavar="N",
+        help=pick("用几块显卡一起训练（每块一个进程）", "train on N GPUs, a process for each"),
+    )
     arguments.add_home(parser)
     arguments.add_json(parser)
     add_flags(parser)
@@ -46,6 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "zhiwen finetune data/configs/zhouyi.toml --plan",
         "zhiwen finetune --resume runs/zhouyi-20261121-120000",
         "zhiwen finetune data/configs/tiny-cpu.toml",
+        "zhiwen finetune data/configs/zhouyi.toml --gpus 2",
     )
 
 
@@ -63,19 +71,39 @@ def run(args: argparse.Namespace) -> int:
         print(pick("已请求停止，当前步完成后保存。", "Asked to stop; it saves after the step at hand."))
         return 0
     if args.resume is not None:
+        _check_gpus(runs.read_config(args.resume), args.gpus)
         if args.background:
-            return _told(runs.resume(args.resume).folder)
+            return _told(runs.resume(args.resume, gpus=args.gpus).folder)
         runs.may_resume(args.resume)
-        return _train(args.resume)
+        return _train(args.resume, gpus=args.gpus)
     settings = arguments.settings_of(args)
-    base = settings.generator.model if settings.generator.kind == "chatglm3" else ""
-    config = with_model(read_config(args.config, args, model=base), home=settings.home)
+    base = settings.generator.model if settings.generator.here else ""
+    config = with_model(read_config(args.config, args), home=settings.home)
+    if not config.data.model_name_or_path:
+        config = replace(config, data=replace(config.data, model_name_or_path=base))
     if args.plan:
-        return _plan(config, as_json=args.json)
+        return _plan(config, as_json=args.json, gpus=args.gpus)
+    _check_gpus(config, args.gpus)
     _say_tiny(config)
     if args.background:
-        return _told(runs.start(config).folder)
-    return _train(runs.create(config))
+        return _told(runs.start(config, gpus=args.gpus).folder)
+    return _train(runs.create(config), gpus=args.gpus)
+
+
+def _check_gpus(config: RunConfig, gpus: int) -> None:
+    """Before anything is started. Raises SettingsError."""
+    from kb.errors import SettingsError
+
+    if gpus == 1 or config.train.device == "cpu":
+        return
+    import torch
+
+    there = torch.cuda.device_count()
+    if gpus > there:
+        raise SettingsError(
+            f"--gpus {gpus}: this machine has {there} GPUs. To try it without: --device cpu.",
+            zh=f"--gpus {gpus}：本机有 {there} 块显卡。没有显卡时可加 --device cpu 试用。",
+        )
 
 
 def _say_tiny(config: RunConfig) -> None:
@@ -94,21 +122,35 @@ def _told(folder: Path) -> int:
     return 0
 
 
-def _train(folder: Path) -> int:
+def _train(folder: Path, *, gpus: int) -> int:
     from finetune.run import read_config
     from finetune.train import train
+    from rag.templates import is_chatglm
     from ui.train_show import watching
+    from ui.train_together import train_on
 
     config = read_config(folder)
     print(pick(f"运行文件夹：{folder}", f"Run folder: {folder}"))
     with watching() as listen:
-        result = train(folder, listen=listen)
-    if result.adapter is None:
-        print(pick(f"续训：zhiwen finetune --resume {folder}", f"go on: zhiwen finetune --resume {folder}"))
+        if gpus > 1:
+            adapter, metrics = train_on(gpus, folder=folder, listen=listen)
+        else:
+            result = train(folder, listen=listen)
+            adapter, metrics = result.adapter, result.metrics
+    if adapter is None:
+        more = f" --gpus {gpus}" if gpus > 1 else ""
+        print(pick("续训：", "go on: ") + f"zhiwen finetune --resume {folder}{more}")
         return 130
-    rows = ", ".join(f"{name} {value:.4g}" for name, value in result.metrics.items())
+    rows = ", ".join(f"{name} {value:.4g}" for name, value in metrics.items())
     print(pick(f"完成。{rows}", f"Done. {rows}"))
-    base, adapter = config.data.model_name_or_path, result.adapter
+    base = config.data.model_name_or_path
+    if config.data.stage == "rm":
+        print(pick(f"奖励模型：{adapter}", f"Reward model: {adapter}"))
+        print(pick("给回答打分：", "Score answers with it:"))
+        print(f"  zhiwen score {adapter} " + pick("问题 回答1 回答2", "QUESTION ANSWER1 ANSWER2"))
+        print(pick("让它教一个适配器：", "Let it teach an adapter:"))
+        print(f"  zhiwen finetune CONFIG.toml --stage ppo --reward-model {folder}")
+        return 0
     if adapter.name == "model":
         print(pick(f"模型文件夹：{adapter}", f"Model folder: {adapter}"))
         base, flag = str(adapter), ""
@@ -116,7 +158,8 @@ def _train(folder: Path) -> int:
         print(pick(f"适配器：{adapter}", f"Adapter: {adapter}"))
         flag = f" --adapter {adapter}"
     print(pick("用它回答：", "Answer with it:"))
-    print(f"  zhiwen settings set generator.kind chatglm3 && zhiwen settings set generator.model {base}")
+    kind = "chatglm3" if is_chatglm(Path(base)) else "local"
+    print(f"  zhiwen settings set generator.kind {kind} && zhiwen settings set generator.model {base}")
     print(f"  zhiwen ask{flag} " + pick("问题", "QUESTION"))
     return 0
 
@@ -153,10 +196,10 @@ def _list(parent: Path, *, as_json: bool) -> int:
     return 0
 
 
-def _plan(config: RunConfig, *, as_json: bool) -> int:
+def _plan(config: RunConfig, *, as_json: bool, gpus: int) -> int:
     from finetune.plan import make_plan
 
-    plan = make_plan(replace(config))
+    plan = make_plan(replace(config), gpus=gpus)
     if as_json:
         print(json.dumps(plan.as_json(), ensure_ascii=False, indent=2))
         return 0 if plan.fits else 1
@@ -186,6 +229,12 @@ def plan_lines(plan: Plan) -> list[str]:
         + (", fused layers" if layout.kernels else "")
     )
     parts = [x / gib for x in (need.weights, need.trained, need.kept, need.working)]
+    together = [
+        pick(
+            f"{plan.gpus} 块显卡（{plan.parallel}），每步的样本分给它们；下面的内存是每块的",
+            f"{plan.gpus} GPUs ({plan.parallel}) share the examples of a step; the memory below is that of each",
+        )
+    ][: plan.gpus - 1]
     lines = [
         pick(
             f"模型 {plan.model}：{plan.parameters:,} 个参数，{plan.method} 训练 {plan.trainable:,} 个（{share:.2f}%）",
@@ -201,6 +250,7 @@ def plan_lines(plan: Plan) -> list[str]:
             f"Steps: {plan.steps:,} ({plan.epochs:.1f} epochs, {plan.per_step} examples a step), rows of {layout.tokens:,} "
             f"tokens ({how_en})",
         ),
+        *together,
         pick(
             f"内存约 {need.total / gib:.2f} GiB（权重 {parts[0]:.2f}，训练 {parts[1]:.2f}，激活 {parts[2]:.2f}，其他 "
             f"{parts[3]:.2f}），{plan.device} 可用 {plan.free / gib:.1f} GiB",

@@ -13,8 +13,7 @@ from ui import arguments
 from ui.text import pick
 
 if TYPE_CHECKING:
-    from rag.chatglm3.chat import ChatTokenizer, EncodedChat, Segment
-    from rag.types import Message
+    from rag.types import Chat, EncodedChat, Message, Segment
 
 LOSS, SPECIAL, PLAIN, END = "\x1b[32m", "\x1b[35m", "\x1b[36m", "\x1b[0m"
 _AT_MOST = 4_000_000
@@ -35,7 +34,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--answer", default="", help=pick("回答：按训练样本显示", "an answer: shown as a training example")
     )
-    parser.add_argument("--model", type=Path, metavar="DIR", help=pick("转换后的模型", "a converted model"))
+    parser.add_argument("--model", type=Path, metavar="DIR", help=pick("模型文件夹", "a model folder"))
+    arguments.add_template(parser)
     parser.add_argument("--color", choices=("auto", "always", "never"), default="auto")
     arguments.add_home(parser)
     arguments.add_json(parser)
@@ -44,14 +44,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "zhiwen prompt show 年假有几天？",
         "zhiwen prompt show 年假有几天？ --answer 五天。",
         "zhiwen prompt show @talk.json --json",
+        "zhiwen prompt show 年假有几天？ --answer 五天。 --template alpaca",
     )
 
 
 def run(args: argparse.Namespace) -> int:
     """Print it."""
-    from rag.chatglm3.chat import open_tokenizer
+    from rag.templates import open_chat
 
-    tokenizer = open_tokenizer(model_folder(args))
+    tokenizer = open_chat(model_folder(args), template=args.template or template_of(args))
     messages = conversation(args)
     train = messages[-1].role == "assistant"
     chat = tokenizer.example(messages) if train else tokenizer.prompt(messages)
@@ -68,13 +69,18 @@ def model_folder(args: argparse.Namespace) -> Path:
     if args.model is not None:
         return Path(args.model)
     settings = arguments.settings_of(args)
-    if settings.generator.kind != "chatglm3" or not settings.generator.model:
+    if not settings.generator.here or not settings.generator.model:
         raise ModelError(
-            "No ChatGLM3 model is set. Give --model DIR, or: zhiwen settings set generator.model DIR",
-            zh="还没有设置 ChatGLM3 模型。请给出 --model 文件夹，或运行：zhiwen settings set generator.model 文件夹",
+            "No model of this machine is set. Give --model DIR, or: zhiwen settings set generator.model DIR",
+            zh="还没有设置本机的模型。请给出 --model 文件夹，或运行：zhiwen settings set generator.model 文件夹",
         )
     given = Path(settings.generator.model).expanduser()
     return given if given.is_dir() else settings.models / settings.generator.model
+
+
+def template_of(args: argparse.Namespace) -> str:
+    """The template of the settings, if the model is theirs too."""
+    return "" if args.model is not None else arguments.settings_of(args).generator.template
 
 
 def conversation(args: argparse.Namespace) -> list[Message]:
@@ -109,7 +115,7 @@ def read_messages(path: Path) -> list[Message]:
     return messages
 
 
-def as_json(chat: EncodedChat, tokenizer: ChatTokenizer) -> dict[str, Any]:
+def as_json(chat: EncodedChat, tokenizer: Chat) -> dict[str, Any]:
     """Ids, mask and segments."""
     return {
         "ids": chat.ids,
@@ -122,7 +128,7 @@ def as_json(chat: EncodedChat, tokenizer: ChatTokenizer) -> dict[str, Any]:
     }
 
 
-def shown(chat: EncodedChat, tokenizer: ChatTokenizer, *, color: bool) -> str:
+def shown(chat: EncodedChat, tokenizer: Chat, *, color: bool) -> str:
     """A line for each segment: `+` and green where training learns, every token with its id."""
     lines = [line(segment, tokenizer, color=color) for segment in chat.segments if segment.ids]
     learnt = sum(chat.mask)
@@ -135,7 +141,7 @@ def shown(chat: EncodedChat, tokenizer: ChatTokenizer, *, color: bool) -> str:
     return "\n".join(lines)
 
 
-def line(segment: Segment, tokenizer: ChatTokenizer, *, color: bool) -> str:
+def line(segment: Segment, tokenizer: Chat, *, color: bool) -> str:
     """One segment."""
     special = segment.kind in ("start", "role", "end")
     on = (LOSS if segment.loss else SPECIAL if special else PLAIN) if color else ""

@@ -140,7 +140,7 @@ def settings_for(settings: Settings, chosen: Chosen) -> Settings:
         settings.generator,
         kind=chosen.kind,
         model=chosen.model or settings.generator.model,
-        adapter=chosen.adapter or (BASE if chosen.kind == "chatglm3" else ""),
+        adapter=chosen.adapter or (BASE if chosen.kind in ("chatglm3", "local") else ""),
     )
     return dataclasses.replace(settings, generator=generator)
 

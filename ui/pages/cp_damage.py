@@ -17,7 +17,7 @@ from ui.text import language, pick
 def show_damage(settings: Settings, who: Who) -> None:
     """Start a check, look at the reports."""
     general = training.SAMPLES / "general" / "basics.jsonl"
-    if who.kind == "chatglm3" and not who.adapters:
+    if who.kind in ("chatglm3", "local") and not who.adapters:
         st.info(pick("选一个适配器来检查。", "Choose an adapter to check."), icon=":material/info:")
     st.caption(
         pick(

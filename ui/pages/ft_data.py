@@ -18,6 +18,7 @@ from ui.text import pick
 if TYPE_CHECKING:
     from finetune.data.check import CheckReport
     from finetune.data.load import Loaded
+    from rag.types import Chat
 
 FORM = Form("ft")
 SHOWN = 300
@@ -175,14 +176,13 @@ def finding_rows(report: CheckReport) -> list[dict[str, Any]]:
     ]
 
 
-def mask_parts(ids: Sequence[int], labels: Sequence[int], *, tokenizer: Any) -> list[tuple[str, bool, bool]]:
+def mask_parts(ids: Sequence[int], labels: Sequence[int], *, tokenizer: Chat) -> list[tuple[str, bool, bool]]:
     """(text, whether it is learned, whether it is a special token) in order; neighbours of one kind together."""
     from finetune.encode import IGNORE
 
     groups: list[tuple[list[int], bool, bool]] = []
-    first = tokenizer.specials.mask
     for number, label in zip(ids, labels, strict=True):
-        special = int(number) >= first or int(number) == tokenizer.specials.eos
+        special = tokenizer.is_special(int(number))
         learned = label != IGNORE
         if groups and groups[-1][1:] == (learned, special) and not special:
             groups[-1][0].append(int(number))

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from finetune.encode import Encoded
     from finetune.plan import Plan
     from finetune.prepare import Prepared
+    from rag.types import Chat
 
 GIB = 2**30
 LONGEST = 6000
@@ -72,6 +73,8 @@ def pick_list(plan: Plan) -> tuple[str, ...]:
 
 def show_examples(config: RunConfig, prepared: Prepared) -> None:
     """A few examples as the model reads them: green is learned, the rest is only read."""
+    from finetune.pack import documents_of
+
     documents = prepared.train
     with st.expander(pick("看看样本：绿色是要学会说的，其余只是读", "Look at examples: green is learned, the rest only read"), icon=":material/colors:"):  # fmt: skip
         number = int(
@@ -82,29 +85,30 @@ def show_examples(config: RunConfig, prepared: Prepared) -> None:
                 key="ft-example",
             )
         )
-        document: Encoded = documents[number - 1]
-        tokenizer = open_tokenizer_kept(config.data.model_name_or_path)
+        unit = documents[number - 1]
+        tokenizer = open_tokenizer_kept(config.data.model_name_or_path, config.data.template)
         st.caption(
-            plain(f"{document.source or ''} · ")
+            plain(f"{unit.source or ''} · ")
             + pick(
-                f"{len(document)} 个 token，学习其中 {document.trained} 个",
-                f"{len(document)} tokens, {document.trained} of them learned",
+                f"{len(unit)} 个 token，学习其中 {unit.trained} 个",
+                f"{len(unit)} tokens, {unit.trained} of them learned",
             )
         )
-        st.markdown(mask_markdown(document, tokenizer))
+        for document in documents_of([unit]):
+            st.markdown(mask_markdown(document, tokenizer))
 
 
 @st.cache_resource(max_entries=4, show_spinner=False)
-def open_tokenizer_kept(folder: str) -> object:
-    """The tokenizer of a model folder."""
+def open_tokenizer_kept(folder: str, template: str) -> Chat:
+    """The encoder of a model folder."""
     from pathlib import Path
 
-    from rag.chatglm3.chat import open_tokenizer
+    from rag.templates import open_chat
 
-    return open_tokenizer(Path(folder))
+    return open_chat(Path(folder), template=template)
 
 
-def mask_markdown(document: Encoded, tokenizer: object) -> str:
+def mask_markdown(document: Encoded, tokenizer: Chat) -> str:
     """Learned text on green, read text plain, special tokens grey."""
     out, room = [], LONGEST
     for text, learned, special in mask_parts(

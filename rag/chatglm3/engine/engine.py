@@ -17,15 +17,15 @@ import random
 import threading
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from kb.errors import GenerationError, ModelError
 from rag.chatglm3.engine.cache import Slot, common
+from rag.chatglm3.engine.config import EngineConfig as EngineConfig
 from rag.chatglm3.engine.graph import Stepper
 from rag.chatglm3.engine.network import Network
-from rag.chatglm3.engine.request import Request, Ticket
+from rag.chatglm3.engine.request import Flight, Request, Ticket
 from rag.chatglm3.engine.sampling import Row, choose, send
 from rag.chatglm3.engine.writing import Writing
 from rag.types import GenerateOptions
@@ -37,37 +37,6 @@ if TYPE_CHECKING:
 
 WORTH_COPYING = 64
 """A shared beginning of so many tokens more is copied from a slot that is busy."""
-
-
-@dataclass(frozen=True, slots=True)
-class EngineConfig:
-    """How many at once and how much of each."""
-
-    slots: int = 4
-    """Requests that are written at the same time; more wait. Each takes context x 28 KiB (229 MB at 8,192 in 16 bit)."""
-    context: int = 0
-    """Prompt and answer together, tokens; 0 is what the model was made for."""
-    chunk: int = 512
-    """Tokens of a prompt that are read in one step while others are being answered."""
-    chunk_alone: int = 2048
-    """The same while nobody waits for a token."""
-    loop_guard: bool = True
-    """End an answer that repeats itself (finish "loop")."""
-    graphs: bool = True
-    """Capture decoding steps as CUDA graphs where there is a GPU."""
-
-    def __post_init__(self) -> None:
-        if min(self.slots, self.chunk, self.chunk_alone) < 1 or self.context < 0:
-            raise ValueError(f"slots and chunks must be at least 1, context 0 or more: {self}")
-
-
-@dataclass(frozen=True, slots=True)
-class Flight:
-    """A step that was begun: for whom, the ids it chooses (rows,), and what tells that they are there."""
-
-    requests: list[Request]
-    ids: torch.Tensor
-    event: Any
 
 
 class Engine:
@@ -84,7 +53,7 @@ class Engine:
         self.loaded, self.config = loaded, config or EngineConfig()
         self.context = self.config.context or loaded.shape.context
         self._tokenizer = loaded.tokenizer
-        with torch.inference_mode():
+        with torch.no_grad():  # not inference mode: a model that is trained meanwhile shares its weights
             self._network = Network(loaded, slots=self.config.slots, context=self.context)
         capture = self.config.graphs and loaded.device.type == "cuda"
         self._stepper = Stepper(self._network, slots=self.config.slots, capture=capture)
@@ -118,6 +87,30 @@ class Engine:
         cancel: threading.Event | None = None,
     ) -> Ticket:
         """Queue a prompt. Raises GenerationError if it is too long or its adapter is not loaded."""
+        return self._queue([self._request(ids, options, cancel)])[0]
+
+    def submit_all(self, prompts: Sequence[tuple[Sequence[int], GenerateOptions]]) -> list[Ticket]:
+        """Queue prompts at one moment: who joins when, and so every number, is then the same each time."""
+        return self._queue([self._request(ids, options, None) for ids, options in prompts])
+
+    def refresh(self) -> None:
+        """Answer with the adapters' weights as they stand in the model now, and forget what was read with the old ones.
+
+        For training. Takes well under a millisecond a layer and reloads nothing. Raises GenerationError while requests run.
+        """
+        import torch
+
+        with self._changed:
+            if self._active or self._waiting:
+                raise GenerationError("The engine is answering.", zh="模型正在回答。")
+            with torch.inference_mode():
+                self._network.refresh()
+            self._free = [Slot(number) for number in range(self.config.slots)]
+            self._clock = 0
+
+    def _request(
+        self, ids: Sequence[int], options: GenerateOptions | None, cancel: threading.Event | None
+    ) -> Request:
         how = options or GenerateOptions()
         room = self.context - len(ids) - self._virtual(how.adapter)
         if not ids or room < 1:
@@ -128,15 +121,15 @@ class Engine:
         writing = Writing(
             self._tokenizer, options=how, limit=min(how.max_tokens, room), guard=self.config.loop_guard
         )
-        request = Request(
-            list(ids), how, writing, cancel or threading.Event(), random=random.Random(how.seed)
-        )
+        return Request(list(ids), how, writing, cancel or threading.Event(), random=random.Random(how.seed))
+
+    def _queue(self, requests: list[Request]) -> list[Ticket]:
         with self._changed:
             if self._closed:
                 raise GenerationError("The engine is closed.", zh="模型已关闭。")
-            self._waiting.append(request)
+            self._waiting += requests
             self._changed.notify()
-        return Ticket(request)
+        return [Ticket(request) for request in requests]
 
     def close(self) -> None:
         """End all requests and the thread."""
@@ -247,7 +240,8 @@ class Engine:
         event: Any = None
         if ids.is_cuda:
             here = torch.empty(ids.shape, dtype=ids.dtype, pin_memory=True)
-            ids, event = here.copy_(ids, non_blocking=True), torch.cuda.Event()
+            ids = here.copy_(ids, non_blocking=True)
+            event = torch.cuda.Event()  # type: ignore[no-untyped-call]
             event.record()
         for request in requests:
             request.pending += 1

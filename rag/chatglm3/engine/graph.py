@@ -155,7 +155,8 @@ class Stepper:
 
         network = self._network
         try:
-            with torch.inference_mode(), torch.cuda.device(network.device):
+            # not inference mode: a model that is trained meanwhile shares the joined weights
+            with torch.no_grad(), torch.cuda.device(network.device):
                 layers = [layers_of(block) for block in network.blocks]
                 stream: Any = torch.cuda.Stream(network.device)  # type: ignore[no-untyped-call]
                 with torch.cuda.stream(stream):

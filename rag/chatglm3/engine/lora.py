@@ -7,6 +7,7 @@ of its adapter and 0 for all others.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from kb.errors import ModelError
@@ -20,12 +21,46 @@ def base_of(module: Any) -> Any:
     return module.base_layer if hasattr(module, "base_layer") else module
 
 
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Where the weights of one adapter on one layer come from and where they lie in the stack."""
+
+    source_down: Any
+    source_up: Any
+    """PEFT's two linear layers."""
+    scaling: float
+    down: torch.Tensor
+    up: torch.Tensor
+    """Views of the stack."""
+
+
+def refresh(stacks: Sequence[LoraStack]) -> None:
+    """Copy the adapters' weights, as they stand in the model now, to where the stacks keep them: a few launches in all.
+
+    The addresses stay, so captured graphs see them. Call it inside torch.inference_mode().
+    """
+    import torch
+
+    parts = [part for stack in stacks for part in stack.parts]
+    if not parts:
+        return
+    sources = [p.source_down.weight.detach() for p in parts] + [p.source_up.weight.detach() for p in parts]
+    targets = [p.down for p in parts] + [p.up for p in parts]
+    torch._foreach_copy_(targets, sources)
+    scaled = [p for p in parts if p.scaling != 1.0]
+    if scaled:
+        torch._foreach_mul_([p.up for p in scaled], [p.scaling for p in scaled])
+
+
 class LoraStack:
     """The adapters on one product, which may be several layers with the same input (q, k and v)."""
 
-    def __init__(self, down: torch.Tensor, up: torch.Tensor, owner: torch.Tensor) -> None:
+    def __init__(
+        self, down: torch.Tensor, up: torch.Tensor, owner: torch.Tensor, parts: Sequence[Part] = ()
+    ) -> None:
         self.down, self.up, self.owner = down, up, owner
         """(ranks, in), (out, ranks), (ranks,) index of the adapter."""
+        self.parts = tuple(parts)
 
     @classmethod
     def of(
@@ -37,7 +72,8 @@ class LoraStack:
         """
         import torch
 
-        downs, ups, owners = [], [], []
+        downs, ups, spans = [], [], []
+        owners: list[int] = []
         rows = [base_of(module).out_features for module in modules]
         for place, module in enumerate(modules):
             for name, number in numbers.items():
@@ -50,11 +86,19 @@ class LoraStack:
                 up[start : start + rows[place]] = b.detach().float() * module.scaling[name]
                 downs.append(a.detach().to(like))
                 ups.append(up)
+                spans.append(
+                    (module, name, start, start + rows[place], len(owners), len(owners) + a.shape[0])
+                )
                 owners += [number] * a.shape[0]
         if not downs:
             return None
         owner = torch.tensor(owners, device=like.device)
-        return cls(torch.cat(downs).contiguous(), torch.cat(ups, dim=1).contiguous(), owner)
+        down, up = torch.cat(downs).contiguous(), torch.cat(ups, dim=1).contiguous()
+        parts = [
+            Part(m.lora_A[n], m.lora_B[n], m.scaling[n], down[left:right], up[top:bottom, left:right])
+            for m, n, top, bottom, left, right in spans
+        ]
+        return cls(down, up, owner, parts)
 
     def add(self, out: torch.Tensor, *, inputs: torch.Tensor, adapter: torch.Tensor) -> torch.Tensor:
         """`out` plus what each row's adapter adds.

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from kb.errors import ModelError
 from rag.chatglm3.engine.cache import SlotCache
-from rag.chatglm3.engine.lora import LoraStack, base_of, check_places
+from rag.chatglm3.engine.lora import LoraStack, base_of, check_places, refresh
 from rag.chatglm3.engine.sampling import send
 from rag.chatglm3.engine.weights import weights_of
 
@@ -88,6 +88,11 @@ class Network:
         frequency = base.model.rotary_emb.inv_freq.float().to(self.device)
         turns = torch.arange(context + 1, device=self.device).float()[:, None] * frequency
         self.cos, self.sin = turns.cos().to(self.dtype), turns.sin().to(self.dtype)
+
+    def refresh(self) -> None:
+        """Take over the adapters' weights as they stand in the model now (training changes them)."""
+        products = [p for b in self.blocks for p in (b.qkv, b.out, b.gate_up, b.down)]
+        refresh([p.lora for p in products if p.lora is not None])
 
     def adapter_index(self, names: Sequence[str]) -> torch.Tensor | None:
         """Per row the index of its LoRA adapter, -1 for none; None if no row has one."""

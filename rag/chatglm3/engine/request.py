@@ -7,12 +7,14 @@ import random
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from kb.errors import GenerationError
 from rag.types import GenerateOptions, Piece
 
 if TYPE_CHECKING:
+    import torch
+
     from rag.chatglm3.engine.cache import Slot
     from rag.chatglm3.engine.writing import Writing
 
@@ -52,6 +54,15 @@ class Request:
             self.slot.tokens += self.chosen[known : self.steps]
 
 
+@dataclass(frozen=True, slots=True)
+class Flight:
+    """A step that was begun: for whom, the ids it chooses (rows,), and what tells that they are there."""
+
+    requests: list[Request]
+    ids: torch.Tensor
+    event: Any
+
+
 class Ticket:
     """The answer of a request: iterate over its pieces. Leaving the loop early ends the request."""
 
@@ -62,6 +73,11 @@ class Ticket:
     def ids(self) -> list[int]:
         """Ids written so far, the end id not among them."""
         return list(self._request.writing.ids)
+
+    @property
+    def last_id(self) -> int:
+        """The id that was chosen last: after finish "stop" by the model, the one that ended the answer."""
+        return self._request.chosen[-1]
 
     def cancel(self) -> None:
         """End it within one token, with finish "stopped"."""

@@ -18,7 +18,7 @@ PLAIN, NF4, INT8 = 0, 1, 2
 _BLOCK, _OUTER = 64, 256
 
 
-class NotForKernels(Exception):  # noqa: N818 - a reason, told to whoever asks, not a failure
+class NotForKernels(Exception):
     """Why a model cannot be decoded with our kernels; the slower path can."""
 
 

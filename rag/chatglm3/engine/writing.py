@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from rag.chatglm3.chat import ChatTokenizer
-from rag.types import FinishReason, GenerateOptions, Piece
+from rag.types import Chat, FinishReason, GenerateOptions, Piece
 
 LOOP_TOKENS, LOOP_TIMES, LOOP_LONGEST = 48, 4, 160
 """An answer goes in circles if its end repeats one unit at least 4 times over at least 48 tokens; the longest unit."""
@@ -25,9 +24,7 @@ def loops(ids: Sequence[int]) -> bool:
 class Writing:
     """One answer while it is written. `feed` an id, get a piece; after a piece with `finish` nothing more comes."""
 
-    def __init__(
-        self, tokenizer: ChatTokenizer, *, options: GenerateOptions, limit: int, guard: bool
-    ) -> None:
+    def __init__(self, tokenizer: Chat, *, options: GenerateOptions, limit: int, guard: bool) -> None:
         self.ids: list[int] = []
         self._tokenizer, self._reader = tokenizer, tokenizer.detokeniser()
         self._options, self.limit, self._guard = options, limit, guard
