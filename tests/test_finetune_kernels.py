@@ -13,7 +13,7 @@ from finetune import events, run
 from finetune.config import from_values
 from finetune.forward import loss_sum
 from finetune.kernels import fit
-from finetune.memory import GIB, choose_layout
+from finetune.memory import GIB, Layout, choose_layout, smaller_layout
 from finetune.methods import Trainee, fuse_layers
 from finetune.pack import packed_batches, row_shape
 from finetune.train import train
@@ -157,3 +157,14 @@ def test_the_layout_uses_the_memory_that_there_is() -> None:
     assert fits and not small.resident and small.tokens >= 1024
     assert not on(3)[1]
     assert fit.cost(real, wide) < fit.cost(real, small)
+
+
+def test_out_of_memory_leaves_something_to_try_until_nothing_is_left() -> None:
+    layout, seen = Layout(8192, kernels=True, kept=28, resident=True, roomy=True), []
+    while (found := smaller_layout(layout, longest=1024, recompute=True)) is not None:
+        layout = found[0]
+        seen.append((layout.tokens, layout.kept, layout.resident, layout.roomy, layout.recompute))
+    assert seen == [
+        (4096, 28, True, True, False), (2048, 28, True, True, False), (2048, 0, False, False, True),
+        (1024, 0, False, False, True),
+    ]  # fmt: skip
