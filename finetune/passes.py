@@ -49,7 +49,7 @@ def learn(
 ) -> Passes:
     """Forward and backward; the gradients of this process' passes stand in the model afterwards.
 
-    `batches` is this process' share of the units; `meanwhile` is called while the device still works.
+    `batches`: see `deal.share`. `meanwhile` is called once all of them are on their way.
 
     If memory runs out in one process, all hear of it, so that all adapt. Not so with sharded weights: there the others
     wait in the middle of a layer, and torch.OutOfMemoryError ends the run.
@@ -69,7 +69,7 @@ def learn(
             if counts:
                 total += torch.cat([loss.detach()[None], seen])
                 weight += objective.weight(batch)
-        meanwhile()
+        meanwhile()  # the GPU is still busy: nobody has asked it for a number yet
         mine = total.tolist()
     except torch.OutOfMemoryError as error:
         if world.sharded:
