@@ -21,7 +21,7 @@ from finetune.methods import Trainee
 from finetune.pack import Unit, documents_of, step_examples, steps_per_epoch
 from finetune.parallel import ALONE, World
 from finetune.prepare import Prepared
-from finetune.quiet import quiet, quiet_batches
+from finetune.quiet import quiet, quiet_shares
 from finetune.stages.kto import Kto, mean_log_prob, mismatched
 
 if TYPE_CHECKING:
@@ -67,8 +67,8 @@ def with_reference(
             zh=f"先计算参考模型对 {len(seen) + len(prepared.evaluation)} 条样本的对数概率（只算一次）。",
             en=f"First, the reference's log-probabilities of {len(seen) + len(prepared.evaluation)} examples (once).",
         )
-        found = _measure(prepared, seen, trainee, layout, steps, config, log)
-        if world.main:  # every process works them out, one writes
+        found = _measure(prepared, seen, trainee, layout, steps, config, log, world)
+        if world.main:
             _write(folder / FILE, found, key)
     if isinstance(objective, Kto):
         objective.apart = {
@@ -103,12 +103,15 @@ def _measure(
     steps: int,
     config: RunConfig,
     log: EventLog,
+    world: World,
 ) -> dict[str, Tensor]:
     import torch
 
     out = {
-        "train": reference_of(trainee, [prepared.train[i] for i in seen], layout=layout, log=log),
-        "evaluation": reference_of(trainee, prepared.evaluation, layout=layout),
+        "train": reference_of(
+            trainee, [prepared.train[i] for i in seen], layout=layout, log=log, world=world
+        ),
+        "evaluation": reference_of(trainee, prepared.evaluation, layout=layout, world=world),
     }
     if config.data.stage == "kto":
         count, per_step, seed = len(prepared.train), config.examples_per_step, config.train.seed
@@ -122,15 +125,21 @@ def _measure(
         for name, groups in parts.items():
             wrong = [mismatched(units, cutoff=config.data.cutoff_len) for units in groups]
             out[f"apart/{name}"] = torch.tensor(
-                [mean_log_prob(trainee, units, layout=layout) for units in wrong], dtype=torch.float64
+                [mean_log_prob(trainee, units, layout=layout, world=world) for units in wrong],
+                dtype=torch.float64,
             )
     return out
 
 
 def reference_of(
-    trainee: Trainee, units: Sequence[Unit], *, layout: Layout, log: EventLog | None = None
+    trainee: Trainee,
+    units: Sequence[Unit],
+    *,
+    layout: Layout,
+    log: EventLog | None = None,
+    world: World = ALONE,
 ) -> Tensor:
-    """Log-probabilities of the answers, now. *Shape:* (units, documents of one), float32."""
+    """Log-probabilities of the answers, now. *Shape:* (units, documents of one), float32. Processes share the work."""
     import torch
 
     out: list[Tensor] = []
@@ -139,11 +148,12 @@ def reference_of(
         for at in range(0, len(units), piece):
             part = units[at : at + piece]
             place = {id(unit): n for n, unit in enumerate(part)}
-            values = torch.empty(len(part), len(documents_of(part[:1])))
-            for batch in quiet_batches(part, layout=layout):
+            values = torch.zeros(len(part), len(documents_of(part[:1])))
+            for batch, counts in quiet_shares(part, layout=layout, world=world):
                 found = answer_log_probs(trainee, batch.to(trainee.device)).cpu()
-                values[[place[id(unit)] for unit in batch.units]] = found.view(len(batch.units), -1)
-            out.append(values)
+                if counts:
+                    values[[place[id(unit)] for unit in batch.units]] = found.view(len(batch.units), -1)
+            out.append(world.add_tensor(values))
             if log is not None:
                 log.write("reference", step=0, done=at + len(part), total=len(units))
     return torch.cat(out) if out else torch.empty(0, 1)
