@@ -114,6 +114,11 @@ def promote(state: Path, record: AdapterRecord, *, comparison: Path | None, reas
 
     `comparison`: report.json of `zhiwen compare`; its text measures of this adapter are copied into the record.
     """
+    if record.train.get("stage") == "rm":
+        raise ModelError(
+            f"{record.name} is a reward model: it scores answers and cannot write any.",
+            zh=f"{record.name} 是奖励模型：它只给回答打分，不会写回答。",
+        )
     about: dict[str, Any] = {
         "adapter": record.name,
         "folder": str(record.folder.resolve()),

@@ -259,7 +259,7 @@ def encode_all(
 
 def _wrong_kind(example: Any, stage: str) -> DataError:
     found, wanted = kind_of(example), ENCODERS[stage][0]
-    fits = {"conversation": "sft", "text": "pt"}.get(found, "")
+    fits = {"conversation": "sft", "text": "pt", "preference": "dpo", "feedback": "kto"}.get(found, "")
     hint = f" Use --stage {fits}." if fits else ""
     return DataError(
         f"{example.source}: --stage {stage} learns from {wanted} data, this is {found}.{hint}",

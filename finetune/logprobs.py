@@ -34,7 +34,7 @@ def answer_log_probs(trainee: Trainee, batch: Batch) -> Tensor:
 
     hidden = hidden_states(trainee, batch)
     rows = hidden.reshape(-1, hidden.shape[-1]).index_select(0, batch.where)
-    each = linear_log_probs(rows, trainee.glm.lm_head.weight, batch.targets)
+    each = linear_log_probs(rows, trainee.glm.get_output_embeddings().weight, batch.targets)
     return torch.zeros(len(batch.ends), device=each.device).index_add(0, batch.owner, each)
 
 

@@ -15,6 +15,7 @@ from typing import Any
 
 from finetune import checkpoint
 from finetune.config import RunConfig
+from finetune.deal import share
 from finetune.events import EventLog
 from finetune.memory import Layout
 from finetune.methods import Trainee, checkpoint_layers, compile_layers, fuse_layers
@@ -36,6 +37,9 @@ from finetune.progress import Progress, not_a_number, progress_from
 from finetune.schedule import factor
 from finetune.stages.objective import Objective, objective_of
 from kb.errors import ModelError
+
+Shared = tuple[list[Unit], list[tuple[Batch, bool]]]
+"""The documents of a step, and this process' passes over them with whether each counts."""
 
 
 class Loop:
@@ -67,6 +71,7 @@ class Loop:
         self.all_full = False
         """Memory ran out in the last step, and every process knows."""
         self.last_measures: dict[str, float] = {}
+        self.ahead: tuple[int, RowShape, Shared] | None = None
 
     # ------------------------------------------------------------ shape of the work
 
@@ -96,10 +101,23 @@ class Loop:
         rows = max(1, self.layout.tokens // max(self.prepared.lengths))
         return padded_batches(documents, rows=rows)
 
+    def shared(self, step: int) -> Shared:
+        """The documents of a step and what of them this process passes, made ahead of time if it could be."""
+        ahead, self.ahead = self.ahead, None
+        if ahead is not None and ahead[0] == step and ahead[1] is self.shape:
+            return ahead[2]
+        documents, world = self.documents(step), self.world
+        return documents, share(
+            documents, make=self.batches, rank=world.rank, ranks=world.size, even=world.sharded
+        )
+
     def setup(self) -> None:
         """Checkpointing and compiling as the layout says."""
         if self.layout.kernels:
-            self.trainee = fuse_layers(self.trainee, kept=self.layout.kept, resident=self.layout.resident)
+            layout = self.layout
+            self.trainee = fuse_layers(
+                self.trainee, kept=layout.kept, resident=layout.resident, roomy=layout.roomy
+            )
             return
         if self.layout.recompute:
             checkpoint_layers(self.trainee)
@@ -164,7 +182,9 @@ class Loop:
             smaller = replace(layout, tokens=max(longest, layout.tokens // 2))
             zh, en = f"每行缩短为 {smaller.tokens} 个 token", f"rows of {smaller.tokens} tokens"
         elif layout.kernels and (layout.resident or (layout.kept and can)):
-            smaller = replace(layout, resident=False, recompute=can, kept=0 if can else layout.kept)
+            smaller = replace(
+                layout, resident=False, roomy=False, recompute=can, kept=0 if can else layout.kept
+            )
             self.trainee = fuse_layers(self.trainee, kept=smaller.kept, resident=False)
             zh, en = "开启重算，权重随用随解", "recomputing, weights unpacked when they are needed"
         elif not layout.recompute and can:
@@ -195,14 +215,20 @@ class Loop:
         begin, state = time.perf_counter(), self.progress
         # noise differs between processes; the first one's is that of a process alone
         torch.manual_seed((self.config.train.seed << 20) + state.step + (self.world.rank << 44))
-        documents = self.documents(state.step)
+        documents, batches = self.shared(state.step)
+
+        def prepare_next() -> None:
+            if state.step + 1 < self.total:
+                self.ahead = state.step + 1, self.shape, self.shared(state.step + 1)
+
         learned = learn(
             self.trainee,
             documents,
             objective=self.objective,
             number=state.step,
             layout=self.layout,
-            make=self.batches,
+            batches=batches,
+            meanwhile=prepare_next,
             world=self.world,
             scale=self.optimizer.scaler.scale,
             noise=self.config.method.neftune_noise_alpha,

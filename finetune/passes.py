@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from finetune.deal import share
 from finetune.parallel import World
 from finetune.quiet import quiet, quiet_shares
 from finetune.stages.reference import pieces
@@ -41,12 +40,15 @@ def learn(
     objective: Objective,
     number: int,
     layout: Layout,
-    make: Callable[[list[Unit]], list[Batch]],
+    batches: Sequence[tuple[Batch, bool]],
+    meanwhile: Callable[[], None],
     world: World,
     scale: float,
     noise: float,
 ) -> Passes:
     """Forward and backward; the gradients of this process' passes stand in the model afterwards.
+
+    `batches`: see `deal.share`. `meanwhile` is called once all of them are on their way.
 
     If memory runs out in one process, all hear of it, so that all adapt. Not so where the others wait for it in the middle
     of something (a sharded layer, the objective's own passes): there torch.OutOfMemoryError ends the run.
@@ -57,7 +59,6 @@ def learn(
         scale *= world.size
     total = torch.zeros(1 + len(objective.names), device=trainee.device)
     mine, weight, full, begun = [0.0] * len(total), 0, "", False
-    batches = share(units, make=make, rank=world.rank, ranks=world.size, even=world.sharded)
     try:
         _begin(trainee, units, objective=objective, part="train", number=number, layout=layout, world=world)
         begun = True
@@ -68,6 +69,7 @@ def learn(
             if counts:
                 total += torch.cat([loss.detach()[None], seen])
                 weight += objective.weight(batch)
+        meanwhile()  # the GPU is still busy: nobody has asked it for a number yet
         mine = total.tolist()
     except torch.OutOfMemoryError as error:
         if world.sharded or (world.size > 1 and not begun):

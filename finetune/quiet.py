@@ -41,5 +41,6 @@ def quiet_batches(units: Sequence[Unit], *, layout: Layout) -> list[Batch]:
     """Rows for such a pass, as long as those of training but of no fixed shape."""
     longest = max(map(len, units))
     if layout.packed:
-        return packed_batches(units, shape=RowShape(max(layout.tokens, longest), 0, 0))
+        shape = RowShape(max(layout.tokens, longest), 0, longest, unit=64 if layout.kernels else 1)
+        return packed_batches(units, shape=shape)
     return padded_batches(units, rows=max(1, layout.tokens // longest))

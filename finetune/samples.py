@@ -9,14 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from finetune.data.types import Conversation, Example, Feedback, PlainText, Preference, Turn
-from finetune.encode import messages_of
+from finetune.encode import EncodeReport, Limits, messages_of
 from finetune.methods import Trainee
 from rag.evaluate import score_texts
 from rag.types import Message
 
 if TYPE_CHECKING:
     from finetune.memory import Layout
-    from finetune.prepare import Prepared
     from rag.types import Chat
 
 
@@ -62,26 +61,31 @@ def sample(
     return out
 
 
-def scored(trainee: Trainee, *, prepared: Prepared, layout: Layout, count: int = 3) -> list[tuple[str, str]]:
-    """(question, both answers with their scores) for pairs that were kept for evaluation, or else trained on."""
-    from finetune.pack import Unit
+def scored(
+    trainee: Trainee,
+    *,
+    examples: Sequence[Example],
+    tokenizer: Chat,
+    limits: Limits,
+    layout: Layout,
+    count: int = 3,
+) -> list[tuple[str, str]]:
+    """(question, both answers with their scores) for the first pairs."""
+    from finetune.encode_judged import encode_preference
     from finetune.quiet import quiet, quiet_batches
     from finetune.reward import last_scores
 
-    units: tuple[Unit, ...] = (prepared.evaluation or prepared.train)[:count]
-    known = {
-        e.source: e for e in prepared.eval_examples or prepared.train_examples if isinstance(e, Preference)
-    }
-    found: dict[int, list[float]] = {}
+    out: list[tuple[str, str]] = []
     with quiet(trainee):
-        for batch in quiet_batches(units, layout=layout):
-            moved = batch.to(trainee.device)
-            scores = trainee.within(lambda b=moved: last_scores(trainee, b)).view(-1, 2).tolist()  # type: ignore[misc]
-            found |= {id(unit): pair for unit, pair in zip(batch.units, scores, strict=True)}
-    out = []
-    for unit in units:
-        example, (up, down) = known[unit.source], found[id(unit)]
-        out.append((example.question, f"{up:+.3f} {example.chosen} | {down:+.3f} {example.rejected}"))
+        for example in examples:
+            if len(out) == count or not isinstance(example, Preference):
+                break
+            pair = encode_preference(example, tokenizer=tokenizer, limits=limits, report=EncodeReport())
+            for batch in quiet_batches(pair, layout=layout) if pair else ():
+                moved = batch.to(trainee.device)
+                up, down = trainee.within(lambda b=moved: last_scores(trainee, b)).tolist()  # type: ignore[misc]
+                said = f"{up:+.3f} {example.chosen} | {down:+.3f} {example.rejected}"
+                out.append((example.question, said))
     return out
 
 

@@ -14,6 +14,7 @@ from finetune import adapter_folder, best, checkpoint, events, plots, run, sampl
 from finetune.bases import chat_of, settled, verified
 from finetune.board import Board
 from finetune.config import RunConfig
+from finetune.encode import Limits
 from finetune.events import Event, EventLog
 from finetune.kernels import fit
 from finetune.loop import Loop, eager
@@ -129,11 +130,9 @@ class _Run:
         self._write("plan.json", self.plan.as_json())
         if not self.plan.fits:
             raise does_not_fit(self.plan)
-        for zh, en in [*([self.note] if self.note else []), *left_out(self.prepared)]:
-            self.log.write("say", step=0, zh=zh, en=en)
         why = fit.must_say(self.config, device=self.plan.device, dtype=self.plan.dtype)
-        if why:
-            self.log.write("say", step=0, zh=why[0], en=why[1])
+        for zh, en in [*(note for note in (self.note, why) if note), *left_out(self.prepared)]:
+            self.log.write("say", step=0, zh=zh, en=en)
         self.loop = self._loop()
         if found:
             self.loop.load(found[-1])
@@ -204,7 +203,13 @@ class _Run:
         prompts = [(Message("user", text),) for text in train.sample_prompts] or self.prepared.prompts()
         with eager():
             said = (
-                samples.scored(self.loop.trainee, prepared=self.prepared, layout=self.loop.layout)
+                samples.scored(
+                    self.loop.trainee,
+                    examples=self.prepared.eval_examples or self.prepared.train_examples,
+                    tokenizer=self.tokenizer,
+                    limits=Limits(data.cutoff_len, data.max_source_length, data.max_target_length),
+                    layout=self.loop.layout,
+                )
                 if data.stage == "rm"
                 else samples.sample(
                     self.loop.trainee,

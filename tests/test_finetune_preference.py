@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,25 +10,22 @@ import pytest
 import torch
 
 from finetune import events, run
-from finetune.config import RunConfig, from_values
+from finetune.config import RunConfig, from_values, option_types
 from finetune.data.types import Conversation, Preference, Turn
-from finetune.encode import IGNORE, Limits
+from finetune.encode import Limits
 from finetune.encode_judged import encode_judged, halves
 from finetune.logprobs import linear_log_probs
-from finetune.memory import Layout, trainable_count
+from finetune.memory import Layout
 from finetune.methods import attach, open_base
-from finetune.reward import add_reward, is_reward, load_reward, score_weight
+from finetune.reward import is_reward
 from finetune.stages.objective import objective_of
 from finetune.stages.reference import FILE, reference_of, with_reference
 from finetune.train import RunResult, train
 from kb.errors import DataError, ModelError, SettingsError
 from rag.chatglm3.chat import open_tokenizer
 from rag.chatglm3.load import LoadConfig, load
-from rag.chatglm3.shape import read_native
-from rag.types import Message
 from tests.tiny_preferences import feedback, preferences, stirred, write_preferences
 from tests.tiny_training import tiny_model
-from ui.cli import main
 
 
 @pytest.fixture(scope="module")
@@ -174,7 +170,8 @@ def test_the_reference_is_measured_once_and_only_where_needed(
     result, found = go(place, "dpo", max_steps=1, val_size=2)
     assert (result.folder / FILE).is_file()
     assert "log-probabilities of 8 examples" in next(e["en"] for e in found if e["event"] == "say")
-    assert [e for e in found if e["event"] == "reference"][-1]["done"] == 6
+    told = [e for e in found if e["event"] == "reference"]
+    assert told[-1]["done"] == told[-1]["total"] == 8
     config = run.read_config(result.folder)
     from finetune.plan import make_plan
     from finetune.prepare import prepare
@@ -187,6 +184,12 @@ def test_the_reference_is_measured_once_and_only_where_needed(
         steps=1, config=config, folder=result.folder, log=events.EventLog(place),
     )  # fmt: skip
     known = [u for u in again.train if u.reference]  # type: ignore[union-attr]
+    (result.folder / FILE).write_bytes(b"damaged")
+    with pytest.raises(pytest.fail.Exception, match="measured again"):
+        with_reference(
+            prepared, objective=objective_of(config), trainee=trainee, layout=Layout(64), steps=1, config=config,
+            folder=result.folder, log=events.EventLog(place),
+        )  # fmt: skip
     assert len(known) == 6 and len(again.train) == 10, "only what the single step sees"
 
 
@@ -238,6 +241,8 @@ SHAPES: list[tuple[str, dict[str, Any]]] = [
     ("rm", {"packing": False, "per_device_train_batch_size": 1, "gradient_accumulation_steps": 6}),
     ("kto", {"packing": False}),
 ]
+if "kernels" in option_types():  # fused layers
+    SHAPES += [(stage, {"kernels": "on"}) for stage in ("rm", "dpo", "kto")]
 
 
 @pytest.fixture(scope="module")
@@ -265,6 +270,22 @@ def test_other_losses_of_dpo_learn_too(place: Path, loss: str) -> None:
     assert curve[-1]["loss"] < curve[0]["loss"] and curve[-1]["margin"] > 0.05
 
 
+def test_samples_of_a_reward_model_are_scored_pairs(place: Path) -> None:
+    _, found = go(place, "rm", max_steps=2)
+    answers = {p.question: (p.chosen, p.rejected) for p in preferences()}
+    said = [e for e in found if e["event"] == "sample"]
+    assert len(said) == 3 and all(all(a in e["text"] for a in answers[e["prompt"]]) for e in said)
+
+
+def test_a_stop_while_the_reference_is_measured_is_heard(place: Path) -> None:
+    folder = run.create(config_of(place, "kto", max_steps=3))
+    with pytest.raises(KeyboardInterrupt):
+        train(folder, listen=lambda e: run.stop(folder) if e["event"] == "reference" else None)
+    assert run.info(folder).state == "stopped" and not (folder / FILE).exists()
+    run.may_resume(folder)
+    assert train(folder).state == "done"
+
+
 def test_early_stopping_and_tensorboard(place: Path) -> None:
     result, found = go(
         place, "rm", val_size=3, eval_steps=1, early_stopping_patience=2, max_steps=60, learning_rate=2e-2,
@@ -280,94 +301,6 @@ def test_predictions_are_compared_with_the_chosen_answers(place: Path) -> None:
     result, _ = go(place, "dpo", val_size=2, predict_with_generate=True, max_steps=1)
     lines = [json.loads(line) for line in (result.folder / "predictions.jsonl").read_text().splitlines()]
     assert len(lines) == 2 and {line["reference"] for line in lines} <= {p.chosen for p in preferences()}
-
-
-# ------------------------------------------------------------ reward models
-
-
-@pytest.fixture(scope="module")
-def rewarded(place: Path) -> RunResult:
-    return go(place, "rm", max_steps=12, learning_rate=3e-3, lora_rank=8)[0]
-
-
-def plain_scores(place: Path, adapter: Path, ids: list[list[int]]) -> list[float]:
-    """By transformers and PEFT alone."""
-    from peft import PeftModel
-    from transformers import GlmForSequenceClassification
-
-    glm = GlmForSequenceClassification.from_pretrained(place / "model", num_labels=1, dtype=torch.float32)
-    model = PeftModel.from_pretrained(glm, adapter).eval()
-    with torch.no_grad():
-        return [float(model(input_ids=torch.tensor([i])).logits) for i in ids]
-
-
-def test_a_reward_adapter_is_a_standard_one(place: Path, rewarded: RunResult) -> None:
-    assert rewarded.adapter is not None
-    model = load_reward(rewarded.adapter, device="cpu")
-    pairs, _ = encode_judged(preferences(), stage="rm", tokenizer=model.tokenizer, limits=Limits())
-    ids = [d.ids.tolist() for p in pairs for d in p.documents]
-    ours = model.score_ids(ids)
-    assert ours == pytest.approx(plain_scores(place, rewarded.adapter, ids), abs=1e-4)
-    first = preferences()[0]
-    by_words = model.score_answers(first.question, [first.chosen, first.rejected])
-    assert by_words == pytest.approx(ours[:2], abs=1e-5) and by_words[0] > by_words[1]
-
-
-def test_a_reward_adapter_lies_beside_others_on_one_base(place: Path, rewarded: RunResult) -> None:
-    """What PPO does: one base, the policy's adapter and the reward's, switched by name."""
-    assert rewarded.adapter is not None
-    config = config_of(place, "dpo")
-    trainee = stirred(place / "model", config)
-    model, glm = trainee.model, trainee.glm
-    ids = torch.tensor([open_tokenizer(place / "model").prompt([Message("user", "年假有几天？")]).ids])
-    with trainee.plain_attention(), torch.no_grad():
-        before = glm(input_ids=ids).logits
-        head = add_reward(model, rewarded.adapter)
-        assert model.active_adapter == "default" and torch.equal(before, glm(input_ids=ids).logits)
-        trained = {n for n, p in model.named_parameters() if p.requires_grad}
-        assert trained and not any("reward" in n for n in trained)
-        model.set_adapter("reward")
-        score = head(glm.model(input_ids=ids).last_hidden_state[:, -1])
-        model.set_adapter("default")
-        assert torch.equal(before, glm(input_ids=ids).logits)
-    assert float(score) == pytest.approx(plain_scores(place, rewarded.adapter, ids.tolist())[0], abs=1e-4)
-
-
-def test_what_is_no_reward_model_is_refused(place: Path, rewarded: RunResult) -> None:
-    speaker = go(place, "dpo", max_steps=1)[0].adapter
-    assert speaker is not None and rewarded.adapter is not None
-    with pytest.raises(ModelError, match="--stage rm"):
-        load_reward(speaker, device="cpu")
-    config = config_of(place, "dpo")
-    trainee = attach(open_base(config, folder=place / "model", device="cpu"), config=config)
-    with pytest.raises(ModelError, match="--stage rm"):
-        add_reward(trainee.model, speaker)
-    with pytest.raises(ModelError, match="another base"):
-        load_reward(rewarded.adapter, base=tiny_model(place / "other", layers=1), device="cpu")
-
-
-def test_scores_on_the_command_line(
-    place: Path, rewarded: RunResult, home: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    first = preferences()[0]
-    asked = ["score", str(rewarded.folder), first.question, first.rejected, first.chosen, "--device", "cpu"]
-    assert main(asked) == 0
-    lines = capsys.readouterr().out.splitlines()
-    assert first.chosen in lines[0] and first.rejected in lines[1]
-    flags = ["--dataset", "pairs", "--dataset-dir", str(place), "--device", "cpu", "--json"]
-    assert main(["score", str(rewarded.folder), *flags]) == 0
-    measures = json.loads(capsys.readouterr().out)
-    assert measures["pairs"] == 12 and measures["accuracy"] >= 0.9 and measures["margin"] > 0
-    assert main(["score", str(rewarded.folder)]) == 1 and "--dataset" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize("method", ["lora", "full", "freeze"])
-def test_the_plan_counts_the_head(place: Path, method: str) -> None:
-    config = config_of(place, "rm", finetuning_type=method)
-    trainee = attach(open_base(config, folder=place / "model", device="cpu"), config=config)
-    counted = sum(p.numel() for p in trainee.trainable().values())
-    assert trainable_count(read_native(place / "model"), config) == counted
-    assert score_weight(trainee.glm).shape == (1, 128) and score_weight(trainee.glm).requires_grad
 
 
 @pytest.mark.parametrize(
@@ -389,13 +322,3 @@ def test_what_does_not_go_together_is_named(values: dict[str, Any], said: str) -
     with pytest.raises(SettingsError, match=said) as error:
         from_values(values)
     assert error.value.zh != str(error.value)
-
-
-def test_ignored_labels_are_those_of_the_prompt(place: Path) -> None:
-    [pair], _ = encode_judged(
-        preferences()[:1], stage="dpo", tokenizer=open_tokenizer(place / "model"), limits=Limits()
-    )
-    for document in pair.documents:
-        prompt, answer = halves(document)
-        assert document.labels.tolist() == [IGNORE] * len(prompt) + answer
-        assert replace(pair, reference=(1.0, 2.0)).trained == pair.trained

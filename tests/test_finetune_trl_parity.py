@@ -18,8 +18,6 @@ from finetune.encode_judged import Judged, encode_judged, halves
 from finetune.logprobs import answer_log_probs
 from finetune.memory import Layout
 from finetune.methods import Trainee
-from finetune.pack import Unit
-from finetune.prepare import Prepared
 from finetune.quiet import quiet_batches
 from finetune.stages.kto import mean_log_prob, mismatched
 from finetune.stages.objective import Objective, objective_of
@@ -257,8 +255,17 @@ def test_smoothing_is_the_conservative_loss() -> None:
     assert math.isclose(float(right[0]), -math.log(1 / (1 + math.exp(-0.5 * 1.8))), rel_tol=1e-6)
 
 
-def test_prepared_takes_units(model: Path) -> None:
-    units: list[Unit] = [*units_of(model, "dpo")]
-    from finetune.encode import EncodeReport
+@pytest.mark.parametrize("stage", ["dpo", "rm"])
+def test_whole_runs_follow_those_of_trl(tmp_path: Path, stage: str) -> None:
+    """The benchmark, tiny: text through TRL's own tokenising, sampling, optimiser and schedule against our loop in 4 bits."""
+    from tests.bench._random_glm import TINY, write_random
+    from tests.bench.preference import one
 
-    assert Prepared(tuple(units), (), (), (), EncodeReport(), {}).lengths == [len(u) for u in units]
+    folder = write_random(tmp_path / "random", TINY)
+    theirs, ours = (
+        one(f"{who}-{stage}", folder, tiny=True, steps=4, compiled="off") for who in ("trl", "ours")
+    )
+    assert not theirs.error and not ours.error, theirs.error + ours.error
+    assert len(ours.losses) == 4 and ours.losses == pytest.approx(theirs.losses, abs=2e-4)
+    assert ours.margins == pytest.approx(theirs.margins, abs=2e-4) and max(map(abs, ours.margins)) > 1e-4
+    assert ours.pairs_per_second > 0 and theirs.tokens_per_second > 0

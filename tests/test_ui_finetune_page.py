@@ -207,6 +207,22 @@ def test_train_stop_resume_and_compare(with_facts: Path) -> None:
     assert "第 3 步" in words(page)
 
 
+def test_preferences_are_planned_shown_and_their_rewards_drawn(with_facts: Path) -> None:
+    page = opened(ft_sets=["service_preference"], ft_stage="dpo")
+    assert not page.exception and not page.error and "装得下" in words(page)
+    shown = [m.value for m in page.markdown if "gMASK" in m.value]
+    assert len(shown) == 2 and "说明书" in shown[1], "the chosen and the rejected answer"
+    values = {"dataset": "service_preference", "model_name_or_path": "tiny", "max_steps": 2, "stage": "rm",
+              "finetuning_type": "lora"}  # fmt: skip
+    settings = Settings(home=with_facts)
+    config = training.built(settings, training.config_of(settings, values))
+    done = train(run.create(config, parent=with_facts / "runs"))
+    page = opened(ft_part="runs")
+    assert not page.exception and "正确率" in words(page) and "奖励模型" in words(page)
+    assert f"zhiwen score {done.folder}" in [c.value.rsplit(" ", 3)[0] for c in page.code]
+    assert f"ft-try-{done.folder.name}" not in [b.key for b in page.button]
+
+
 def test_smoothing_starts_at_the_first_value() -> None:
     from ui.pages.ft_curves import smoothed
 
@@ -228,3 +244,22 @@ def test_events_are_read_on_and_anew_after_a_resume(tmp_path: Path) -> None:
     log.rewind(2)
     assert [e["step"] for e in tail.read()] == [0, 1, 2]
     assert [e["step"] for e in training.thinned(tail.read(), most=2)] == [0, 2]
+
+
+def test_another_base_chooses_its_template(home: Path) -> None:
+    from tests.tiny_bases import tiny_base
+
+    (home / "datasets").mkdir()
+    write_facts(home / "datasets" / "facts.json")
+    folder = tiny_base(home / "models" / "llama", "llama")
+    bare = tiny_base(home / "models" / "bare", "llama", template="none")
+    sets = [str(home / "datasets" / "facts.json")]
+    page = opened(ft_sets=sets)
+    page.selectbox(key="ft-model_name_or_path").set_value(str(folder)).run()
+    assert not page.exception and not page.error
+    assert "INST" in words(page), "its own template, in the example"
+    page.selectbox(key="ft-template").set_value("alpaca").run()
+    assert "Instruction" in words(page)
+    page.selectbox(key="ft-model_name_or_path").set_value(str(bare))
+    page.selectbox(key="ft-template").set_value("auto").run()
+    assert "没有自带对话模板" in words(page), "said, with what to choose"

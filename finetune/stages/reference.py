@@ -7,7 +7,7 @@ So no second copy of the weights is needed, with full training neither, and late
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
@@ -22,6 +22,7 @@ from finetune.pack import Unit, documents_of, step_examples, steps_per_epoch
 from finetune.parallel import ALONE, World
 from finetune.prepare import Prepared
 from finetune.quiet import quiet, quiet_shares
+from finetune.run import stop_requested
 from finetune.stages.kto import Kto, mean_log_prob, mismatched
 
 if TYPE_CHECKING:
@@ -67,7 +68,10 @@ def with_reference(
             zh=f"先计算参考模型对 {len(seen) + len(prepared.evaluation)} 条样本的对数概率（只算一次）。",
             en=f"First, the reference's log-probabilities of {len(seen) + len(prepared.evaluation)} examples (once).",
         )
-        found = _measure(prepared, seen, trainee, layout, steps, config, log, world)
+        groups = _groups(prepared, steps, config) if config.data.stage == "kto" else {}
+        count = len(seen) + len(prepared.evaluation) + sum(map(len, groups.get("train", [])))
+        teller = _Teller(folder, log, count, heeds=world.size == 1)
+        found = _measure(prepared, seen, groups, trainee, layout, teller, world)
         if world.main:
             _write(folder / FILE, found, key)
     if isinstance(objective, Kto):
@@ -95,39 +99,60 @@ def _seen(count: int, *, steps: int, config: RunConfig) -> list[int]:
     return sorted({i for indices in chosen for i in indices})
 
 
+def _groups(prepared: Prepared, steps: int, config: RunConfig) -> dict[str, list[list[Judged]]]:
+    """kto: what does not belong together, step by step and piece by piece."""
+    count, per_step, seed = len(prepared.train), config.examples_per_step, config.train.seed
+    chosen = (step_examples(count, step=s, per_step=per_step, seed=seed) for s in range(steps))
+    parts: dict[str, list[Sequence[Unit]]] = {
+        "train": [[prepared.train[i] for i in indices] for indices in chosen],
+        "evaluation": pieces(prepared.evaluation),
+    }
+    return {
+        name: [mismatched(units, cutoff=config.data.cutoff_len) for units in groups]
+        for name, groups in parts.items()
+    }
+
+
+class _Teller:
+    """Says how far the measuring is, at most fifty times, and hears a wish to stop."""
+
+    def __init__(self, folder: Path, log: EventLog, total: int, *, heeds: bool) -> None:
+        self.folder, self.log, self.total, self.heeds = folder, log, total, heeds
+        self.done, self.said = 0, -1
+
+    def __call__(self, count: int) -> None:
+        """So many more are done. Raises KeyboardInterrupt if the run is to stop: nothing has been learned yet."""
+        self.done += count
+        if self.done * 50 // self.total != self.said:
+            self.said = self.done * 50 // self.total
+            self.log.write("reference", step=0, done=self.done, total=self.total)
+        if self.heeds and stop_requested(self.folder):  # of several processes none may leave alone
+            raise KeyboardInterrupt
+
+
 def _measure(
     prepared: Prepared,
     seen: list[int],
+    groups: dict[str, list[list[Judged]]],
     trainee: Trainee,
     layout: Layout,
-    steps: int,
-    config: RunConfig,
-    log: EventLog,
+    tell: Callable[[int], None],
     world: World,
 ) -> dict[str, Tensor]:
     import torch
 
     out = {
         "train": reference_of(
-            trainee, [prepared.train[i] for i in seen], layout=layout, log=log, world=world
+            trainee, [prepared.train[i] for i in seen], layout=layout, tell=tell, world=world
         ),
-        "evaluation": reference_of(trainee, prepared.evaluation, layout=layout, world=world),
+        "evaluation": reference_of(trainee, prepared.evaluation, layout=layout, tell=tell, world=world),
     }
-    if config.data.stage == "kto":
-        count, per_step, seed = len(prepared.train), config.examples_per_step, config.train.seed
-        parts: dict[str, list[Sequence[Unit]]] = {
-            "train": [
-                [prepared.train[i] for i in step_examples(count, step=s, per_step=per_step, seed=seed)]
-                for s in range(steps)
-            ],
-            "evaluation": pieces(prepared.evaluation),
-        }
-        for name, groups in parts.items():
-            wrong = [mismatched(units, cutoff=config.data.cutoff_len) for units in groups]
-            out[f"apart/{name}"] = torch.tensor(
-                [mean_log_prob(trainee, units, layout=layout, world=world) for units in wrong],
-                dtype=torch.float64,
-            )
+    for name, parts in groups.items():
+        means = []
+        for units in parts:
+            means.append(mean_log_prob(trainee, units, layout=layout, world=world))
+            tell(len(units) if name == "train" else 0)
+        out[f"apart/{name}"] = torch.tensor(means, dtype=torch.float64)
     return out
 
 
@@ -136,7 +161,7 @@ def reference_of(
     units: Sequence[Unit],
     *,
     layout: Layout,
-    log: EventLog | None = None,
+    tell: Callable[[int], None] | None = None,
     world: World = ALONE,
 ) -> Tensor:
     """Log-probabilities of the answers, now. *Shape:* (units, documents of one), float32. Processes share the work."""
@@ -154,8 +179,8 @@ def reference_of(
                 if counts:
                     values[[place[id(unit)] for unit in batch.units]] = found.view(len(batch.units), -1)
             out.append(world.add_tensor(values))
-            if log is not None:
-                log.write("reference", step=0, done=at + len(part), total=len(units))
+            if tell is not None:
+                tell(len(part))
     return torch.cat(out) if out else torch.empty(0, 1)
 
 
@@ -164,7 +189,8 @@ def _key(prepared: Prepared, seen: list[int], config: RunConfig) -> str:
     found = hashlib.sha256()
     for document in documents_of([*(prepared.train[i] for i in seen), *prepared.evaluation]):
         found.update(document.ids.tobytes())
-    rest = (seen, config.data.model_name_or_path, config.data.stage, config.method, config.examples_per_step)
+    data = config.data
+    rest = (seen, data.model_name_or_path, data.adapter, data.stage, config.method, config.examples_per_step)
     found.update(repr(rest).encode())
     return found.hexdigest()
 
@@ -173,12 +199,15 @@ def _read(path: Path, key: str) -> dict[str, Tensor] | None:
     """The numbers, if they are there and of this run."""
     if not path.is_file():
         return None
-    from safetensors import safe_open
+    from safetensors import SafetensorError, safe_open
 
-    with safe_open(path, framework="pt") as file:
-        if (file.metadata() or {}).get("key") != key:
-            return None
-        return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+    try:
+        with safe_open(path, framework="pt") as file:
+            if (file.metadata() or {}).get("key") != key:
+                return None
+            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+    except SafetensorError:
+        return None  # damaged: measuring again gives the same numbers
 
 
 def _write(path: Path, tensors: dict[str, Tensor], key: str) -> None:

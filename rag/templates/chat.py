@@ -35,6 +35,7 @@ class TemplateChat:
         elif not template:
             self.own = self._own_template()
             self._ends += self._own_end()
+        self._known_marks: dict[tuple[str, ...], set[str]] = {}
         self._name = template or (self.own.identity if self.own else "")
 
     def _own_template(self) -> JinjaTemplate:
@@ -149,7 +150,7 @@ class TemplateChat:
         self, own: JinjaTemplate, messages: Sequence[Message], generate: bool, close: bool
     ) -> list[Part]:
         messages, frame = self._framed(own, messages, generate)
-        marks = self._marks([*frame.heads, *frame.tails, frame.last])
+        marks = self._marks((*frame.heads, *frame.tails, frame.last))
         out: list[Part] = []
         for turn, message in enumerate(messages):
             role, mine = message.role, message.role == "assistant"
@@ -189,14 +190,18 @@ class TemplateChat:
         own = [Part(p.kind, p.role, p.turn, p.text, p.token, own=True) for p in parts[: at + 1]]
         return [*own, *parts[at + 1 :]]
 
-    def _marks(self, literals: Sequence[str]) -> set[str]:
+    def _marks(self, literals: tuple[str, ...]) -> set[str]:
         """Role marks of the template that are plain text."""
+        if literals in self._known_marks:
+            return self._known_marks[literals]
         edges = {*self.vocabulary.ends, self.vocabulary.named("bos_token"), *self.vocabulary.start}
         found: set[str] = set()
         for text in literals:
             pieces = self.vocabulary.split(text)
             if all(isinstance(p, str) or p in edges for p in pieces):
                 found |= {mark for p in pieces if isinstance(p, str) for mark in marks_of(p)}
+        if len(self._known_marks) < 500:
+            self._known_marks[literals] = found
         return found
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +63,7 @@ class Vocabulary:
         """Id of an added token."""
         return self.added.get(token)
 
-    @property
+    @cached_property
     def start(self) -> tuple[int, ...]:
         """Ids that the tokenizer puts in front of every text (`[gMASK]<sop>`, `<s>`, or nothing)."""
         plain = self._open.encode("a", add_special_tokens=False).ids
@@ -80,7 +81,7 @@ class Vocabulary:
             return (bos,)
         return found
 
-    @property
+    @cached_property
     def ends(self) -> tuple[int, ...]:
         """Ids that end a text: eos of the tokenizer first, then those that the model's own settings name.
 
@@ -125,9 +126,9 @@ class Vocabulary:
         if not clean:
             return [], []
         encoding = self._closed.encode(clean if first else GUARD + clean, add_special_tokens=False)
-        skip = 0 if first else 1
-        ids = list(encoding.ids)[skip:]
-        return ids, [max(0, start - skip) for start, _ in list(encoding.offsets)[skip:]]
+        if first:
+            return list(encoding.ids), [start for start, _ in encoding.offsets]
+        return list(encoding.ids)[1:], [start - 1 if start else 0 for start, _ in encoding.offsets[1:]]
 
     def encode(self, text: str) -> list[int]:
         """Ids of a text on its own."""

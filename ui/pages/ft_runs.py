@@ -183,6 +183,13 @@ def show_buttons(run: RunInfo, settings: Settings) -> None:
         )  # fmt: skip
     if run.adapter is None:
         return
+    if runs.read_config(run.folder).data.stage == "rm":
+        st.caption(pick("奖励模型只打分，不说话：", "A reward model scores and does not speak:"))
+        st.code(
+            f"zhiwen score {run.folder} " + pick("问题 回答1 回答2", "QUESTION ANSWER1 ANSWER2"),
+            language=None,
+        )
+        return
     if middle.button(
         pick("在问答里试试", "Try it in the chat"), icon=":material/forum:", key=f"ft-try-{name}", width="stretch",
         type="primary",

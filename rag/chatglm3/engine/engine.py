@@ -271,7 +271,8 @@ class Engine:
         event: Any = None
         if ids.is_cuda:
             here = torch.empty(ids.shape, dtype=ids.dtype, pin_memory=True)
-            ids, event = here.copy_(ids, non_blocking=True), torch.cuda.Event()
+            ids = here.copy_(ids, non_blocking=True)
+            event = torch.cuda.Event()  # type: ignore[no-untyped-call]
             event.record()
         for request in requests:
             request.pending += 1
