@@ -38,9 +38,6 @@ from finetune.schedule import factor
 from finetune.stages.objective import Objective, objective_of
 from kb.errors import ModelError
 
-Shared = tuple[list[Unit], list[tuple[Batch, bool]]]
-"""The documents of a step, and this process' passes over them with whether each counts."""
-
 
 class Loop:
     """One run in progress."""
@@ -71,7 +68,7 @@ class Loop:
         self.all_full = False
         """Memory ran out in the last step, and every process knows."""
         self.last_measures: dict[str, float] = {}
-        self.ahead: tuple[int, RowShape, Shared] | None = None
+        self.ahead: tuple[int, RowShape, list[tuple[Batch, bool]]] | None = None
 
     # ------------------------------------------------------------ shape of the work
 
@@ -101,15 +98,19 @@ class Loop:
         rows = max(1, self.layout.tokens // max(self.prepared.lengths))
         return padded_batches(documents, rows=rows)
 
-    def shared(self, step: int) -> Shared:
-        """The documents of a step and what of them this process passes, made ahead of time if it could be."""
+    def rows(self, step: int) -> list[tuple[Batch, bool]]:
+        """Forward passes of a step, and whether each counts; made while the GPU was still busy with the one before."""
         ahead, self.ahead = self.ahead, None
         if ahead is not None and ahead[0] == step and ahead[1] is self.shape:
             return ahead[2]
-        documents, world = self.documents(step), self.world
-        return documents, share(
-            documents, make=self.batches, rank=world.rank, ranks=world.size, even=world.sharded
-        )
+        world = self.world
+        documents = self.documents(step)
+        return share(documents, make=self.batches, rank=world.rank, ranks=world.size, even=world.sharded)
+
+    def _look_ahead(self) -> None:
+        step = self.progress.step + 1
+        if step < self.total:
+            self.ahead = step, self.shape, self.rows(step)
 
     def setup(self) -> None:
         """Checkpointing and compiling as the layout says."""
@@ -215,20 +216,15 @@ class Loop:
         begin, state = time.perf_counter(), self.progress
         # noise differs between processes; the first one's is that of a process alone
         torch.manual_seed((self.config.train.seed << 20) + state.step + (self.world.rank << 44))
-        documents, batches = self.shared(state.step)
-
-        def prepare_next() -> None:
-            if state.step + 1 < self.total:
-                self.ahead = state.step + 1, self.shape, self.shared(state.step + 1)
-
+        documents = self.documents(state.step)
         learned = learn(
             self.trainee,
             documents,
             objective=self.objective,
             number=state.step,
             layout=self.layout,
-            batches=batches,
-            meanwhile=prepare_next,
+            batches=self.rows(state.step),
+            meanwhile=self._look_ahead,
             world=self.world,
             scale=self.optimizer.scaler.scale,
             noise=self.config.method.neftune_noise_alpha,
@@ -239,11 +235,11 @@ class Loop:
         mean, trained, sums = learned.loss / max(1, learned.weight), learned.weight, learned.sums
         rate = self.rate(state.step)
         if not math.isfinite(mean):
-            raise self._broken(mean, documents)
+            raise self._broken(mean)
         self.world.add_gradients(self.optimizer.named.values())
         norm, taken = self.optimizer.step(factor=rate / self.config.train.learning_rate, tokens=trained)
         if not taken and not self.optimizer.scaler.active:
-            raise self._broken(norm, documents)
+            raise self._broken(norm)
         state.skipped += not taken
         state.step += 1
         state.loss, state.trained = state.loss + mean * trained, state.trained + trained
@@ -286,10 +282,10 @@ class Loop:
         state.loss, state.trained, state.sums = 0.0, 0, []
         self.spent, self.spent_tokens = state.seconds, state.tokens
 
-    def _broken(self, value: float, documents: list[Unit]) -> ModelError:
+    def _broken(self, value: float) -> ModelError:
         state, last = self.progress, checkpoint.complete(self.folder / "checkpoints")
         intact = last[-1].folder.name if last else ""
-        places = sources(documents) or "-"
+        places = sources(self.documents(state.step)) or "-"
         return not_a_number(
             value, step=state.step + 1, rate=self.rate(state.step), places=places, intact=intact
         )

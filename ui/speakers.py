@@ -95,8 +95,9 @@ def open_answering(settings: Settings) -> Generator:
 def open_speakers(settings: Settings, names: Sequence[str]) -> list[Speaker]:
     """The base and the adapters, in this order. chatglm3: one model in memory carries all; openai: names of served models.
 
-    Raises SettingsError if no language model is set, ModelError for an adapter that is not there or does not fit.
+    Where no language model is set, it is the one that the adapters were trained on. Raises SettingsError if no language model is set, ModelError for an adapter that is not there or does not fit.
     """
+    settings = with_their_base(settings, names)
     wanted = settings.generator
     if wanted.kind == "none":
         raise SettingsError(
@@ -120,6 +121,16 @@ def open_speakers(settings: Settings, names: Sequence[str]) -> list[Speaker]:
         version = _version(wanted, settings.generator_folder, record.folder)
         speakers.append(Speaker(record.name, generator, held.key_of(record.name), version))
     return speakers
+
+
+def with_their_base(settings: Settings, names: Sequence[str]) -> Settings:
+    """The settings with the base that all these adapters were trained on, if no language model is set and it is here."""
+    if settings.generator.kind != "none":
+        return settings
+    bases = {str(find_adapter(settings, name).train.get("base_folder", "")) for name in names}
+    if len(bases) != 1 or not (Path(base := bases.pop()) / "config.json").is_file():
+        return settings
+    return replace(settings, generator=replace(settings.generator, kind="chatglm3", model=base))
 
 
 def _version(wanted: GeneratorSettings, folder: Path, adapter: Path | None) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from kb.errors import ModelError
+from rag.templates import thoughts
 from rag.templates.jinja import Frame, JinjaTemplate, find_template
 from rag.templates.marks import harmless, marks_of
 from rag.templates.named import WORDS, content_of, rounds_parts, tokens_parts, words_parts
@@ -35,6 +36,7 @@ class TemplateChat:
         elif not template:
             self.own = self._own_template()
             self._ends += self._own_end()
+        self._thinks = self._opens_thoughts()
         self._known_marks: dict[tuple[str, ...], set[str]] = {}
         self._name = template or (self.own.identity if self.own else "")
 
@@ -61,6 +63,16 @@ class TemplateChat:
             return ()  # it can answer; training with it is refused with the reason
         found = [piece for piece in self.vocabulary.split(tail) if isinstance(piece, int)]
         return tuple(found[:1])
+
+    def _opens_thoughts(self) -> bool:
+        """Whether the template's prompt ends in the middle of a block of thoughts."""
+        if self.own is None:
+            return False
+        try:
+            last = self.own.frame(("user",), generate=True).last
+        except ModelError:
+            return False
+        return last.rfind(thoughts.OPEN) > last.rfind(thoughts.CLOSE)
 
     # -------------------------------------------------------------- what `Chat` asks for
 
@@ -98,7 +110,7 @@ class TemplateChat:
 
     def detokeniser(self) -> StreamDecoder:
         """A fresh streaming decoder."""
-        return WindowDecoder(self.vocabulary)
+        return WindowDecoder(self.vocabulary, thinking=self._thinks)
 
     def piece(self, token: int) -> str:
         """What a token is called."""

@@ -15,6 +15,7 @@ from typing import Any
 
 from kb.errors import ModelError
 from rag.chatglm3.shape import read_json
+from rag.templates.thoughts import Thoughts
 
 GUARD = "\ue0f0"
 """Stands before a run so that a tokenizer treats it as text after a special token: no blank is put in front."""
@@ -150,14 +151,17 @@ class Vocabulary:
 
 
 class WindowDecoder:
-    """Ids -> text for any tokenizer: text is given out when the ids after it can no longer change it."""
+    """Ids -> text for any tokenizer: text is given out when the ids after it can no longer change it.
 
-    def __init__(self, vocabulary: Vocabulary, *, lead: bool = True) -> None:
-        """`lead`: white space at the very beginning is no part of the answer."""
+    White space before the answer, and thoughts that a model writes down first, are left out.
+    """
+
+    def __init__(self, vocabulary: Vocabulary, *, thinking: bool = False) -> None:
+        """`thinking`: the prompt has opened a block of thoughts."""
         self._vocabulary = vocabulary
         self._ids: list[int] = []
         self._given, self._read = 0, 0
-        self._leading = lead
+        self._thoughts = Thoughts(inside=thinking)
 
     def feed(self, token: int) -> str:
         """The text that became certain."""
@@ -166,23 +170,17 @@ class WindowDecoder:
         if not text or text.endswith(BROKEN):
             return ""
         self._given, self._read = self._read, len(self._ids)
-        return self._shown(text)
+        return self._thoughts.feed(text)
 
     def finish(self) -> str:
         """What was held back."""
-        text = self._news()
+        text = self._thoughts.feed(self._news())
         self._given = self._read = len(self._ids)
-        return self._shown(text)
+        return text + self._thoughts.finish()
 
     def _news(self) -> str:
         before = self._vocabulary.decode(self._ids[self._given : self._read])
         return self._vocabulary.decode(self._ids[self._given :])[len(before) :]
-
-    def _shown(self, text: str) -> str:
-        if self._leading:
-            text = text.lstrip()
-            self._leading = not text
-        return text
 
 
 def _optional(path: Path) -> dict[str, Any]:
