@@ -36,6 +36,8 @@ class Layout:
     """Fused layers: how many keep all that their backward pass reads; the others compute it again."""
     resident: bool = False
     """Fused layers: all weights stay unpacked beside their 4 bits."""
+    roomy: bool = False
+    """Fused layers: kept layers keep the inputs of their products too, instead of making them again."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -218,11 +218,11 @@ def checkpoint_layers(trainee: Trainee) -> None:
     trainee.glm.gradient_checkpointing_enable({"use_reentrant": False})
 
 
-def fuse_layers(trainee: Trainee, *, kept: int, resident: bool) -> Trainee:
+def fuse_layers(trainee: Trainee, *, kept: int, resident: bool, roomy: bool = False) -> Trainee:
     """The same model, its decoder layers carried out by finetune.kernels in training and evaluation."""
     from finetune.kernels.stack import Stack
 
-    return replace(trainee, stack=Stack(trainee.glm, kept=kept, resident=resident))
+    return replace(trainee, stack=Stack(trainee.glm, kept=kept, resident=resident, roomy=roomy))
 
 
 def compile_layers(trainee: Trainee, *, backend: str = "inductor") -> None:

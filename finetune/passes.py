@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from finetune.deal import share
+from finetune.deal import Dealt, share
 from finetune.parallel import World
 from finetune.quiet import quiet, quiet_batches
 from finetune.stages.reference import pieces
@@ -41,12 +41,15 @@ def learn(
     objective: Objective,
     number: int,
     layout: Layout,
-    make: Callable[[list[Unit]], list[Batch]],
+    batches: Dealt,
+    meanwhile: Callable[[], None],
     world: World,
     scale: float,
     noise: float,
 ) -> Passes:
     """Forward and backward; the gradients of this process' passes stand in the model afterwards.
+
+    `units`: what all processes learn from together; `batches`: this one's part. `meanwhile` is called while the GPU works.
 
     If memory runs out in one process, all hear of it, so that all adapt. Not so with sharded weights: there the others
     wait in the middle of a layer, and torch.OutOfMemoryError ends the run.
@@ -57,7 +60,6 @@ def learn(
         scale *= world.size
     total = torch.zeros(1 + len(objective.names), device=trainee.device)
     mine, weight, full = [0.0] * len(total), 0, ""
-    batches = share(units, make=make, rank=world.rank, ranks=world.size, even=world.sharded)
     try:
         trainee.within(lambda: objective.begin(trainee, units, part="train", number=number, layout=layout))
         for batch, counts in batches:
@@ -67,6 +69,7 @@ def learn(
             if counts:
                 total += torch.cat([loss.detach()[None], seen])
                 weight += objective.weight(batch)
+        meanwhile()
         mine = total.tolist()
     except torch.OutOfMemoryError as error:
         if world.sharded:

@@ -52,13 +52,13 @@ def launch() -> Any:
     return launch
 
 
-def both_ways(trainee: Trainee, *, kept: int, resident: bool, unit: int = 1) -> float:
+def both_ways(trainee: Trainee, *, kept: int, resident: bool, roomy: bool = False) -> float:
     """Largest difference of gradients, against the largest gradient; asserts the losses equal."""
     docs = documents()
     shape = row_shape([len(d) for d in docs], per_step=7, tokens=96, steps=1, seed=0, fixed=False)
     batches = packed_batches(docs, shape=shape)
     expected = gradients(trainee, batches)
-    fused = fuse_layers(trainee, kept=kept, resident=resident)
+    fused = fuse_layers(trainee, kept=kept, resident=resident, roomy=roomy)
     with torch.no_grad():
         for batch in batches:
             one, two = (float(loss_sum(t, batch)) for t in (trainee, fused))
@@ -66,12 +66,16 @@ def both_ways(trainee: Trainee, *, kept: int, resident: bool, unit: int = 1) -> 
     return worst(expected, gradients(fused, batches))
 
 
-@pytest.mark.parametrize(("kept", "resident"), [(0, False), (2, False), (3, True)])
+@pytest.mark.parametrize(
+    ("kept", "resident", "roomy"),
+    [(0, False, False), (2, False, False), (3, True, False), (3, True, True), (1, False, True)],
+)
 @pytest.mark.parametrize("kind", ["lora", "qlora"])
 def test_loss_and_gradients_are_those_of_the_plain_layers(
-    folder: Path, kind: str, kept: int, resident: bool
+    folder: Path, kind: str, kept: int, resident: bool, roomy: bool
 ) -> None:
-    assert both_ways(trainee_of(folder, finetuning_type=kind), kept=kept, resident=resident) < 1e-5
+    trainee = trainee_of(folder, finetuning_type=kind)
+    assert both_ways(trainee, kept=kept, resident=resident, roomy=roomy) < 1e-5
 
 
 @pytest.mark.parametrize(
@@ -172,7 +176,7 @@ def tensor(*size: int, seed: int = 0, wider: int = 0) -> torch.Tensor:
 
 
 def near(one: torch.Tensor, two: torch.Tensor) -> None:
-    tolerance = 2e-2 if CUDA else 1e-5
+    tolerance = 4e-2 if CUDA else 1e-5  # bfloat16
     torch.testing.assert_close(one, two, rtol=tolerance, atol=tolerance)
 
 
@@ -201,6 +205,13 @@ def test_norm(launch: Any, width: int, add: bool) -> None:
 
 
 @needs_triton
+def test_copy(launch: Any) -> None:
+    whole = torch.zeros(7, 112, device=DEVICE, dtype=DTYPE)
+    launch.copy(tensor(7, 96), whole[:, :96])
+    assert torch.equal(whole[:, :96], tensor(7, 96)) and not whole[:, 96:].any()
+
+
+@needs_triton
 @pytest.mark.parametrize("width", [48, 1100])
 def test_swiglu(launch: Any, width: int) -> None:
     results = []
@@ -208,7 +219,11 @@ def test_swiglu(launch: Any, width: int) -> None:
         both, out = tensor(5, 2 * width, wider=16), tensor(5, width, wider=32)
         ops.swiglu(both, out)
         grad = tensor(5, width, seed=2)
+        spare, silent = both.clone(), grad.clone()
+        ops.swiglu_backward(spare, silent, again=False)
+        assert torch.equal(silent, grad)
         ops.swiglu_backward(both, grad)
+        assert torch.equal(spare[:, : 2 * width], both)
         near(grad, out)
         results.append((both.clone(), out, grad))
     for one, two in zip(*results, strict=True):
@@ -268,8 +283,9 @@ B, F = "*bf16", "*fp32"
 KERNELS = {
     "norm": (dict(x=B, delta=B, weight=B, out=B, rstd=F, eps="fp32"), dict(ADD=True, BLOCK=4096), dict(num_warps=8)),
     "norm_backward": (dict(x=B, rstd=F, weight=B, grad=B, stream=B), dict(NORMED=True, BLOCK=4096), dict(num_warps=8)),
+    "copy": (dict(source=B, target=B), dict(BLOCK=4096), {}),
     "swiglu": (dict(both=B, out=B), dict(BLOCK=1024), {}),
-    "swiglu_backward": (dict(both=B, grad=B), dict(BLOCK=1024), {}),
+    "swiglu_backward": (dict(both=B, grad=B), dict(AGAIN=True, BLOCK=1024), {}),
     "rotate": (dict(source=B, target=B, cosine=B, sine=B, sign="fp32"), dict(HEADS=32, HALF=32, REST=64, COPY=True), {}),
     "unpack_nf4": (
         dict(packed="*u8", absmax="*u8", absmax_code=F, absmax_scale=F, offset=F, code=F, target=B),

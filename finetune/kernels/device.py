@@ -48,6 +48,19 @@ def norm_backward(
 
 
 @triton.jit
+def copy(source, target, width, source_row, target_row, BLOCK: tl.constexpr):
+    """Rows of one matrix into another's."""
+    row = tl.program_id(0).to(tl.int64)
+    column = tl.arange(0, BLOCK)
+    inside = column < width
+    tl.store(
+        target + row * target_row + column,
+        tl.load(source + row * source_row + column, mask=inside),
+        mask=inside,
+    )
+
+
+@triton.jit
 def swiglu(both, out, width, both_row, out_row, BLOCK: tl.constexpr):
     """out = silu(gate) * up, where a row of `both` is gate, then up."""
     row = tl.program_id(0).to(tl.int64)
@@ -60,8 +73,8 @@ def swiglu(both, out, width, both_row, out_row, BLOCK: tl.constexpr):
 
 
 @triton.jit
-def swiglu_backward(both, grad, width, both_row, grad_row, BLOCK: tl.constexpr):
-    """`both` becomes its gradient, `grad` (of the output) becomes the output."""
+def swiglu_backward(both, grad, width, both_row, grad_row, AGAIN: tl.constexpr, BLOCK: tl.constexpr):
+    """`both` becomes its gradient; with AGAIN, `grad` (of the output) becomes the output."""
     row = tl.program_id(0).to(tl.int64)
     column = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     inside = column < width
@@ -74,7 +87,8 @@ def swiglu_backward(both, grad, width, both_row, grad_row, BLOCK: tl.constexpr):
     slope = gated * (1.0 + gate * (1.0 - gated))
     tl.store(here, (above * up * slope).to(both.dtype.element_ty), mask=inside)
     tl.store(here + width, (above * silu).to(both.dtype.element_ty), mask=inside)
-    tl.store(grad + row * grad_row + column, (silu * up).to(grad.dtype.element_ty), mask=inside)
+    if AGAIN:
+        tl.store(grad + row * grad_row + column, (silu * up).to(grad.dtype.element_ty), mask=inside)
 
 
 @triton.jit

@@ -40,6 +40,13 @@ def norm_backward(
     )  # fmt: skip
 
 
+def copy(source: Tensor, target: Tensor) -> None:
+    """See plain.copy."""
+    rows, width = source.shape
+    block = _power(width)
+    device.copy[(rows,)](source, target, width, source.stride(0), target.stride(0), BLOCK=block, num_warps=4)
+
+
 def swiglu(both: Tensor, out: Tensor) -> None:
     """See plain.swiglu."""
     rows, width = out.shape
@@ -47,11 +54,13 @@ def swiglu(both: Tensor, out: Tensor) -> None:
     device.swiglu[grid](both, out, width, both.stride(0), out.stride(0), BLOCK=1024, num_warps=4)
 
 
-def swiglu_backward(both: Tensor, grad: Tensor) -> None:
+def swiglu_backward(both: Tensor, grad: Tensor, *, again: bool = True) -> None:
     """See plain.swiglu_backward."""
     rows, width = grad.shape
     grid = (rows, -(-width // 1024))
-    device.swiglu_backward[grid](both, grad, width, both.stride(0), grad.stride(0), BLOCK=1024, num_warps=4)
+    device.swiglu_backward[grid](
+        both, grad, width, both.stride(0), grad.stride(0), AGAIN=again, BLOCK=1024, num_warps=4
+    )
 
 
 def rotate(source: Tensor, target: Tensor, cosine: Tensor, sine: Tensor, *, back: bool = False) -> None:

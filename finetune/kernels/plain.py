@@ -46,6 +46,11 @@ def norm_backward(
         grad.copy_(weight * hat.to(grad.dtype))
 
 
+def copy(source: Tensor, target: Tensor) -> None:
+    """Rows of one matrix into part of another's."""
+    target.copy_(source)
+
+
 def swiglu(both: Tensor, out: Tensor) -> None:
     """out = silu(gate) * up. *Shape:* both `(tokens, >= 2 * width)`: gate, up; out `(tokens, width)`."""
     width = out.shape[1]
@@ -53,8 +58,8 @@ def swiglu(both: Tensor, out: Tensor) -> None:
     out.copy_(gate * gate.sigmoid() * up)
 
 
-def swiglu_backward(both: Tensor, grad: Tensor) -> None:
-    """`both` becomes its own gradient, and `grad`, the gradient of the output, becomes the output."""
+def swiglu_backward(both: Tensor, grad: Tensor, *, again: bool = True) -> None:
+    """`both` becomes its own gradient; with `again`, `grad`, the gradient of the output, becomes the output."""
     width = grad.shape[1]
     gate, up, above = both[:, :width].float(), both[:, width : 2 * width].float(), grad.float()
     gated = gate.sigmoid()
@@ -62,7 +67,8 @@ def swiglu_backward(both: Tensor, grad: Tensor) -> None:
     out, first = silu * up, above * up * gated * (1 + gate * (1 - gated))
     both[:, width : 2 * width].copy_(above * silu)
     both[:, :width].copy_(first)
-    grad.copy_(out)
+    if again:
+        grad.copy_(out)
 
 
 def rotate(source: Tensor, target: Tensor, cosine: Tensor, sine: Tensor, *, back: bool = False) -> None:

@@ -91,6 +91,15 @@ class Plate:
             room[:, self.inputs + self.rank] = 1
         return room
 
+    def own_input(self, tokens: int, *, like: Tensor) -> Tensor:
+        """The same, to be kept: only what is not written anyway is set."""
+        room = like.new_empty(tokens, self.columns)
+        if self.biased:
+            border = like.new_zeros(self.columns - self.inputs - self.rank)
+            border[0] = 1
+            room[:, self.inputs + self.rank :] = border
+        return room
+
     def fill(self, matrix: Tensor, *, ops: Any) -> None:
         """Frozen weights and bias into the matrix."""
         for part in self.parts:
@@ -135,19 +144,37 @@ class Plate:
         out = x.new_empty(x.shape[0], self.rank)
         return torch.addmm(out, x, below.T, beta=0, alpha=self.scale, out=out)
 
+    def beside(self, grad: Tensor) -> Tensor:
+        """G, where `backward` put it."""
+        return grad[:, self.outputs : self.outputs + self.rank]
+
     def middle_of(self, room: Tensor) -> Tensor:
         """P, where `forward` put it."""
         return room[:, self.inputs : self.inputs + self.rank]
 
-    def backward(self, matrix: Tensor, grad: Tensor, dx: Tensor) -> None:
-        """dx; dy stands in `grad`, G is put beside it."""
+    def backward(self, matrix: Tensor, grad: Tensor, dx: Tensor | None) -> None:
+        """dx, if somebody wants it; dy stands in `grad`, G is put beside it."""
         import torch
 
         if self.rank:
             beside = grad[:, self.outputs : self.outputs + self.rank]
             right = matrix[: self.outputs, self.inputs : self.inputs + self.rank]
             torch.addmm(beside, grad[:, : self.outputs], right, beta=0, alpha=self.scale, out=beside)
-        torch.mm(grad[:, : self.outputs + self.rank], matrix[:, : self.inputs], out=dx)
+        if dx is not None:
+            torch.mm(grad[:, : self.outputs + self.rank], matrix[:, : self.inputs], out=dx)
+
+    def backward_joined(self, matrix: Tensor, grad: Tensor, dx: Tensor) -> None:
+        """The same for a wide dy: [dx G] = dy [W B] first, so that dy is not read again for G; G stands beside dx.
+
+        *Shape:* grad `(tokens, >= outputs)`, dx `(tokens, inputs + rank)`.
+        """
+        import torch
+
+        torch.mm(grad[:, : self.outputs], matrix[: self.outputs, : self.inputs + self.rank], out=dx)
+        if self.rank:
+            beside, below = dx[:, self.inputs :], matrix[self.outputs :, : self.inputs]
+            wide = dx[:, : self.inputs]
+            torch.addmm(wide, beside, below, alpha=self.scale, out=wide)
 
     def second_grads(self, grad: Tensor, middle: Tensor) -> list[Tensor]:
         """dB of every part; dy stands in `grad`."""
@@ -160,11 +187,13 @@ class Plate:
             if p.rank
         ]
 
-    def first_grads(self, grad: Tensor, x: Tensor) -> list[Tensor]:
-        """dA of every part; G stands in `grad`."""
+    def first_grads(self, beside: Tensor, x: Tensor, *, scale: float = 1.0) -> list[Tensor]:
+        """dA of every part. `beside`: G, or G before it is scaled and its `scale`."""
         if not self.rank:
             return []
-        whole = grad[:, self.outputs : self.outputs + self.rank].T @ x
+        whole = beside.T @ x
+        if scale != 1:
+            whole *= scale
         return [whole[p.column : p.column + p.rank] for p in self.parts if p.rank]
 
 

@@ -11,73 +11,25 @@ all of them stay: the same numbers, unpacked once. No kernel waits for the CPU w
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from finetune.kernels import plain
-from finetune.kernels.plain import FlashKept
-from finetune.kernels.plate import Plate, interleave
+from finetune.kernels.layer import Kept, Layer, Way
+from finetune.kernels.plate import interleave
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-KINDS = ("qkv", "o", "gate_up", "down")
-
-
-class Layer:
-    """The weights of one decoder layer."""
-
-    def __init__(self, module: Any) -> None:
-        at, mlp = module.self_attn, module.mlp
-        self.plates = {
-            "qkv": Plate([at.q_proj, at.k_proj, at.v_proj]),
-            "o": Plate([at.o_proj]),
-            "gate_up": Plate([mlp.gate_up_proj]),
-            "down": Plate([mlp.down_proj]),
-        }
-        self.first_norm = module.input_layernorm.weight
-        self.second_norm = module.post_attention_layernorm.weight
-
-    @property
-    def trained(self) -> list[Any]:
-        """LoRA weights, in order."""
-        return [w for kind in KINDS for w in self.plates[kind].trained]
-
-
-@dataclass(slots=True)
-class Kept:
-    """What a layer's backward pass reads. Only x is there if the rest is computed again."""
-
-    x: Tensor
-    first: Tensor
-    """1 / rms of the first norm."""
-    qkv: Tensor | None = None
-    flash: FlashKept | None = None
-    after: Tensor | None = None
-    """x + attention."""
-    second: Tensor | None = None
-    both: Tensor | None = None
-    """gate and up, with room for G beside them."""
-    middles: tuple[Tensor, ...] = ()
-    """P of qkv, o, gate_up."""
-
-
-class Way(NamedTuple):
-    """What all layers of a pass share."""
-
-    cosine: Tensor
-    sine: Tensor
-    begins: Tensor
-    longest: int
 
 
 class Stack:
     """See the module. `ops`: `plain` or `launch`; None chooses by device."""
 
-    def __init__(self, glm: Any, *, kept: int, resident: bool = False, ops: Any = None) -> None:
+    def __init__(
+        self, glm: Any, *, kept: int, resident: bool = False, roomy: bool = False, ops: Any = None
+    ) -> None:
         config = glm.config
         self.layers = [Layer(module) for module in glm.model.layers]
-        self.kept, self.resident = min(kept, len(self.layers)), resident
+        self.kept, self.resident, self.roomy = min(kept, len(self.layers)), resident, roomy
         self.last_norm, self.eps = glm.model.norm.weight, float(config.rms_norm_eps)
         self.rotary = glm.model.rotary_emb
         self.heads, self.groups = config.num_attention_heads, config.num_key_value_heads
@@ -91,6 +43,7 @@ class Stack:
             torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
         self.matrices: dict[tuple[int, str], Tensor] = {}
         self.filled: dict[str, int] = {}
+        self.borders: dict[tuple[int, str], tuple[list[Tensor], list[Tensor]]] = {}
         self.rooms: dict[str, Tensor] = {}
 
     @property
@@ -114,18 +67,15 @@ class Stack:
             return
         import torch
 
-        places: list[Tensor] = []
-        values: list[Tensor] = []
-        for number, layer in enumerate(self.layers):
-            for kind in KINDS:
-                plate = layer.plates[kind]
-                if (number, kind) not in self.matrices:
-                    self.matrices[number, kind] = plate.new_matrix(self.last_norm)
-                    plate.fill(self.matrices[number, kind], ops=self.ops)
-                border = plate.border(self.matrices[number, kind])
-                places, values = places + border[0], values + border[1]
+        if not self.matrices:
+            for number, layer in enumerate(self.layers):
+                for kind, plate in layer.plates.items():
+                    matrix = self.matrices[number, kind] = plate.new_matrix(self.last_norm)
+                    plate.fill(matrix, ops=self.ops)
+                    self.borders[number, kind] = plate.border(matrix)
+        places = [p for border in self.borders.values() for p in border[0]]
         if places:
-            torch._foreach_copy_(places, values)
+            torch._foreach_copy_(places, [v for border in self.borders.values() for v in border[1]])
 
     def matrix(self, number: int, kind: str) -> Tensor:
         """The unpacked plate of a layer."""
@@ -139,14 +89,20 @@ class Stack:
         matrix = self.matrices[0, kind]
         if self.filled.get(kind) != number:
             plate.fill(matrix, ops=self.ops)
-            places, values = plate.border(matrix)
+            if (number, kind) not in self.borders:
+                self.borders[number, kind] = plate.border(matrix)
+            places, values = self.borders[number, kind]
             if places:
                 torch._foreach_copy_(places, values)
             self.filled[kind] = number
         return matrix
 
-    def room(self, kind: str, tokens: int) -> Tensor:
-        """Where a plate's input stands; the same memory for all layers."""
+    def room(self, kind: str, tokens: int, keep: Kept | None = None) -> Tensor:
+        """Where a plate's input stands: the same memory for all layers, or what `keep` will hold."""
+        if keep is not None and keep.own:
+            plate = self.layers[0].plates[kind]
+            keep.rooms[kind] = plate.own_input(tokens, like=self.last_norm)
+            return keep.rooms[kind]
         room = self.rooms.get(kind)
         if room is None or room.shape[0] < tokens:
             self.rooms.pop(kind, None)
@@ -164,34 +120,36 @@ class Stack:
         delta: Tensor | None = None
         light = len(self.layers) - self.kept
         for number, layer in enumerate(self.layers):
-            keep = self.attend(number, way, x, delta)
+            own = learning and self.roomy and number >= light
+            keep = self.attend(number, way, x, delta, own=own)
             x = self.expand(number, keep)
             assert keep.both is not None
             width = layer.plates["down"].inputs
-            room = self.room("down", x.shape[0])
+            room = self.room("down", x.shape[0], keep)
             self.ops.swiglu(keep.both, room[:, :width])
             delta = x.new_empty(x.shape)
             layer.plates["down"].forward(self.matrix(number, "down"), room, delta)
             if learning:
-                kept.append(Kept(keep.x, keep.first) if number < light else keep)
+                kept.append(keep if number >= light else Kept(keep.x, keep.first))
         out = x.new_empty(x.shape)
         total, rstd = self.ops.norm(x, delta, self.last_norm, self.eps, out)
         return out, kept, total, rstd
 
-    def attend(self, number: int, way: Way, x: Tensor, delta: Tensor | None) -> Kept:
-        """First norm to attention."""
+    def attend(self, number: int, way: Way, x: Tensor, delta: Tensor | None, *, own: bool = False) -> Kept:
+        """First norm to attention. `own`: the inputs of products are kept too."""
         layer, tokens = self.layers[number], x.shape[0]
-        plate, room = layer.plates["qkv"], self.room("qkv", tokens)
-        x, rstd = self.ops.norm(x, delta, layer.first_norm, self.eps, room[:, : plate.inputs])
+        keep = Kept(x, own=own)
+        plate, room = layer.plates["qkv"], self.room("qkv", tokens, keep)
+        keep.x, keep.first = self.ops.norm(x, delta, layer.first_norm, self.eps, room[:, : plate.inputs])
         qkv = x.new_empty(tokens, plate.outputs)
         plate.forward(self.matrix(number, "qkv"), room, qkv)
         query, key, value = self.split(qkv)
         heads = self.heads + self.groups
         turning = qkv[:, : heads * self.head_dim].view(tokens, heads, self.head_dim)
         self.ops.rotate(turning, turning, way.cosine, way.sine)
-        _, flash = self.ops.attention(query, key, value, way.begins, way.longest, self.scale)
-        keep = Kept(x, rstd, qkv, flash)
-        keep.middles = (plate.middle_of(room).clone(),)
+        _, keep.flash = self.ops.attention(query, key, value, way.begins, way.longest, self.scale)
+        keep.qkv, middle = qkv, plate.middle_of(room)
+        keep.middles = (middle if own else middle.clone(),)
         return keep
 
     def expand(self, number: int, keep: Kept) -> Tensor:
@@ -199,16 +157,17 @@ class Stack:
         layer, tokens = self.layers[number], keep.x.shape[0]
         assert keep.flash is not None
         plate, room = layer.plates["o"], self.room("o", tokens)
-        room[:, : plate.inputs].copy_(keep.flash.out.reshape(tokens, -1))
+        self.ops.copy(keep.flash.out.view(tokens, -1), room[:, : plate.inputs])
         after = keep.x.new_empty(keep.x.shape)
         plate.forward(self.matrix(number, "o"), room, after)
         middle = plate.middle_of(room).clone()
-        wide, room = layer.plates["gate_up"], self.room("gate_up", tokens)
+        wide, room = layer.plates["gate_up"], self.room("gate_up", tokens, keep)
         normed = room[:, : wide.inputs]
         keep.after, keep.second = self.ops.norm(keep.x, after, layer.second_norm, self.eps, normed)
-        keep.both = keep.x.new_empty(tokens, wide.outputs + wide.rank)
-        wide.forward(self.matrix(number, "gate_up"), room, keep.both[:, : wide.outputs])
-        keep.middles = (*keep.middles, middle, wide.middle_of(room).clone())
+        keep.both = keep.x.new_empty(tokens, wide.outputs)
+        wide.forward(self.matrix(number, "gate_up"), room, keep.both)
+        last = wide.middle_of(room)
+        keep.middles = (*keep.middles, middle, last if keep.own else last.clone())
         return keep.after
 
     def split(self, qkv: Tensor) -> list[Tensor]:
@@ -223,9 +182,9 @@ class Stack:
     # ------------------------------------------------------------ backward
 
     def backward(
-        self, way: Way, grad: Tensor, kept: list[Kept], last: Tensor, rstd: Tensor
+        self, way: Way, grad: Tensor, kept: list[Kept], last: Tensor, rstd: Tensor, *, deep: bool
     ) -> tuple[Tensor, list[Tensor]]:
-        """Gradient of the input, and of `trained`."""
+        """Gradient of the input (if `deep`), and of `trained`."""
         tokens, hidden = grad.shape
         spare = max(layer.plates[k].rank for layer in self.layers for k in ("o", "down"))
         stream = grad.new_zeros(tokens, hidden + spare)
@@ -241,7 +200,7 @@ class Stack:
                 self.expand(number, again)
                 keep = again
             upper = self.contract_backward(number, keep, stream)
-            grads.append(self.attend_backward(number, way, keep, stream) + upper)
+            grads.append(self.attend_backward(number, way, keep, stream, deep=deep or number > 0) + upper)
             del keep
         return stream[:, :hidden], [g for layer in reversed(grads) for g in layer]
 
@@ -253,29 +212,43 @@ class Stack:
         matrix = self.matrix(number, "down")
         inner = self.room("down", tokens)[:, : down.inputs]
         down.backward(matrix, stream, inner)
-        self.ops.swiglu_backward(keep.both, inner)  # now inner is silu(gate) * up again
+        self.ops.swiglu_backward(keep.both, inner, again=not keep.own)  # inner: silu(gate) * up again
+        room = keep.rooms.pop("down") if keep.own else None
+        inner = inner if room is None else room[:, : down.inputs]
         grads = []
         if down.rank:
-            second = down.second_grads(stream, down.middle(matrix, inner))
-            grads = interleave(down.first_grads(stream, inner), second)
-        normed = stream.new_empty(tokens, wide.inputs)
-        wide.backward(self.matrix(number, "gate_up"), keep.both, normed)
+            middle = down.middle(matrix, inner) if room is None else down.middle_of(room)
+            grads = interleave(
+                down.first_grads(down.beside(stream), inner), down.second_grads(stream, middle)
+            )
+        joined = stream.new_empty(tokens, wide.inputs + wide.rank)
+        wide.backward_joined(self.matrix(number, "gate_up"), keep.both, joined)
+        normed = joined[:, : wide.inputs]
         second = wide.second_grads(keep.both, keep.middles[2])
         weight = self.layers[number].second_norm
-        self.ops.norm_backward(keep.after, keep.second, weight, normed, stream[:, : wide.inputs], normed=True)
-        grads = interleave(wide.first_grads(keep.both, normed), second) + grads
+        self.ops.norm_backward(
+            keep.after, keep.second, weight, normed, stream[:, : wide.inputs], normed=not keep.own
+        )
+        if keep.own:
+            normed = keep.rooms.pop("gate_up")[:, : wide.inputs]
+        first = wide.first_grads(joined[:, wide.inputs :], normed, scale=wide.scale)
+        grads = interleave(first, second) + grads
         keep.both = keep.after = None
         return grads
 
-    def attend_backward(self, number: int, way: Way, keep: Kept, stream: Tensor) -> list[Tensor]:
-        """Output projection to the first norm."""
+    def attend_backward(
+        self, number: int, way: Way, keep: Kept, stream: Tensor, *, deep: bool
+    ) -> list[Tensor]:
+        """Output projection to the first norm; `stream` gets what attention adds, if `deep`."""
         plates, tokens = self.layers[number].plates, stream.shape[0]
         out, plate = plates["o"], plates["qkv"]
         assert keep.flash is not None and keep.qkv is not None
         heads = stream.new_empty(tokens, out.inputs)
         out.backward(self.matrix(number, "o"), stream, heads)
         flat = keep.flash.out.reshape(tokens, -1)
-        grads = interleave(out.first_grads(stream, flat), out.second_grads(stream, keep.middles[1]))
+        grads = interleave(
+            out.first_grads(out.beside(stream), flat), out.second_grads(stream, keep.middles[1])
+        )
         query, key, value = self.split(keep.qkv)
         above = heads.view(tokens, self.heads, self.head_dim)
         found = self.ops.attention_backward(
@@ -289,12 +262,17 @@ class Stack:
         self.ops.rotate(found[1], second, way.cosine, way.sine, back=True)
         third.copy_(found[2])
         del found
-        normed = stream.new_empty(tokens, plate.inputs)
-        plate.backward(self.matrix(number, "qkv"), grad, normed)
+        normed, weight = stream.new_empty(tokens, plate.inputs), self.layers[number].first_norm
+        plate.backward(self.matrix(number, "qkv"), grad, normed if deep else None)
         seconds = plate.second_grads(grad, keep.middles[0])
-        weight = self.layers[number].first_norm
-        self.ops.norm_backward(keep.x, keep.first, weight, normed, stream[:, : plate.inputs], normed=True)
-        return interleave(plate.first_grads(grad, normed), seconds) + grads
+        if deep:
+            x, target = keep.x, stream[:, : plate.inputs]
+            self.ops.norm_backward(x, keep.first, weight, normed, target, normed=not keep.own)
+        elif not keep.own:
+            self.ops.norm(keep.x, None, weight, self.eps, normed)
+        if keep.own:
+            normed = keep.rooms.pop("qkv")[:, : plate.inputs]
+        return interleave(plate.first_grads(plate.beside(grad), normed), seconds) + grads
 
 
 def choose_ops(device: Any) -> Any:
@@ -331,8 +309,9 @@ def _function() -> Any:
             if not ctx.kept:
                 raise RuntimeError("the backward pass of a Stack can run once only.")
             last, ctx.last = ctx.last, None
-            first, others = ctx.stack.backward(ctx.way, gradients[0], ctx.kept, *last)
-            return None, None, first if ctx.needs_input_grad[2] else None, *others
+            deep = ctx.needs_input_grad[2]
+            first, others = ctx.stack.backward(ctx.way, gradients[0], ctx.kept, *last, deep=deep)
+            return None, None, first if deep else None, *others
 
     _made = DecoderStack
     return _made

@@ -21,6 +21,8 @@ MOST_ROWS = 64
 PIECES = 128
 """The cache of a slot is looked at in at most so many pieces, by as many programs."""
 SHORTEST_PIECE = 64
+SPAN = 1024
+"""Inputs of one program's part of one rank of an adapter's first half."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,10 +40,12 @@ class Tiles:
 SINGLE = {
     "plain": Tiles(2, 4096, 4),
     "plain, long": Tiles(2, 2048, 4),
-    "nf4": Tiles(4, 4096, 4, each=3),
+    "nf4": Tiles(4, 4096, 4, each=6),
+    "nf4, wide": Tiles(2, 4096, 4, each=8),
     "nf4, long": Tiles(4, 2048, 4),
 }
-"""Measured; "long" is for more inputs than outputs, and for square products; for nf4, for more inputs than 4,096."""
+"""Measured; "long" is for more inputs than outputs, and for square products; for nf4, for more inputs than 4,096;
+"wide" is for both halves of SwiGLU with adapters, which need most registers."""
 SEVERAL = Tiles(16, 256, 2, 4)
 
 
@@ -131,7 +135,7 @@ class FastStep:
         self._top, self._sum = empty(*parts, kind=torch.float32), empty(*parts, kind=torch.float32)
         ranks = max((w.lora.down.shape[0] for x in layers for w in _products(x) if w.lora), default=1)
         self._ranks = empty(rows, ranks, kind=torch.float32)
-        self._words = empty(4 * len(layers), ranks, kind=torch.int64)
+        self._words = empty(4 * len(layers), parts_of(shape.ffn) * ranks, kind=torch.int64)
         self._epoch = empty(1, kind=torch.int32)
         self._normed = empty(rows, shape.hidden)
         packed = [w for x in layers for w in _products(x) if w.kind == NF4] if rows > 1 else []
@@ -183,6 +187,8 @@ class FastStep:
             "BIAS": weights.bias is not None, "RESIDUAL": residual is not None, "SWIGLU": swiglu,
             "RANKS": ranks, "WIDE": max(16, 1 << (ranks - 1).bit_length()) if ranks else 16,
         }  # fmt: skip
+        if self._rows == 1:
+            what["PARTS"] = parts_of(weights.inputs)
         bias = x if weights.bias is None else weights.bias
         left = x if residual is None else residual
         if self._rows > 1:
@@ -215,7 +221,7 @@ class FastStep:
         cut = SINGLE["plain, long" if weights.inputs >= weights.outputs else "plain"]
         inputs = min(cut.inputs, max(64, 1 << (weights.inputs - 1).bit_length()))
         scale = x if weights.offset is None else weights.offset
-        plain[(what["RANKS"] - (-what["N"] // cut.outputs),)](
+        plain[(what["RANKS"] * what["PARTS"] - (-what["N"] // cut.outputs),)](
             x, x if norm is None else norm, weights.weight, scale, bias, left, out, self._network.shape.epsilon,
             *self._adapters(lora, words), **what, INT8=weights.kind == INT8, NORM=norm is not None,
             BN=cut.outputs, BK=inputs, num_warps=cut.warps,
@@ -243,16 +249,18 @@ class FastStep:
         if weights.inputs > cut.inputs and norm is None:
             cut = SINGLE["nf4, long"]
             what.pop("SWIGLU")
-            long[(what["RANKS"] - (-what["N"] // cut.outputs),)](
+            long[(what["RANKS"] * what["PARTS"] - (-what["N"] // cut.outputs),)](
                 x, x.view(whole), weights.weight.view(-1).view(torch.int32), weights.scales, weights.code, weights.outer, weights.offset, self._table,
                 self._bytes, bias, left, out, *self._adapters(lora, words), **what, KIND=kind, BN=cut.outputs, BK=cut.inputs,
                 ASSEMBLE=self._assemble, num_warps=cut.warps,
             )  # fmt: skip
             return
+        if what["SWIGLU"] and what["RANKS"]:
+            cut = SINGLE["nf4, wide"]
         inputs = max(64, 1 << (weights.inputs - 1).bit_length())
         factor = x if norm is None else norm
         programs = min(cut.each * self._multiprocessors, -(-what["N"] // cut.outputs))
-        four_bits[(what["RANKS"] + programs,)](
+        four_bits[(what["RANKS"] * what["PARTS"] + programs,)](
             x, x.view(whole), factor, factor.view(whole), weights.weight.view(-1).view(torch.int32), weights.scales, weights.code, weights.outer,
             weights.offset, self._table, self._bytes, bias, left, out, self._network.shape.epsilon,
             *self._adapters(lora, words), **what, KIND=kind, NORM=norm is not None, BN=cut.outputs, BK=inputs,
@@ -309,6 +317,11 @@ class FastStep:
             self._part, self._top, self._sum, self.positions, self._mixed, network.cache.length,
             BP=max(2, 1 << (self._pieces - 1).bit_length()), num_warps=4, **heads,
         )  # fmt: skip
+
+
+def parts_of(inputs: int) -> int:
+    """Programs that share one rank of an adapter's first half; a power of two."""
+    return 1 << (-(-inputs // SPAN) - 1).bit_length()
 
 
 def _products(layer: Layer) -> tuple[Weights, ...]:

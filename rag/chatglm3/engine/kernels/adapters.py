@@ -1,6 +1,6 @@
 """What LoRA adapters add to a product, for kernels in which the first programs compute what all others then need.
 
-The first RANKS programs of a launch compute `t = down(x)`, one number each; the others do their own part first and look at
+The first RANKS * PARTS programs of a launch compute `t = down(x)`, a part of a number each; the others do their own part first and look at
 `t` at the end. Programs start in order, so those that are waited for are never behind. A number is stored together with the
 count of the step (`epoch`) in one 64-bit word: whoever reads it sees whether it is this step's.
 """
@@ -17,15 +17,25 @@ def tell(t_ptr, r, value, epoch):
 
 
 @triton.jit
-def complete(t_ptr, epoch_ptr, RANKS: tl.constexpr, WIDE: tl.constexpr):
-    """The numbers of this step, waited for. *Shape:* (WIDE,)."""
-    epoch = tl.load(epoch_ptr)
-    place = t_ptr + tl.arange(0, WIDE)
-    mask = tl.arange(0, WIDE) < RANKS
-    words = tl.load(place, mask=mask, other=1 << 62, volatile=True)
-    while tl.min(words >> 32) < epoch:
-        words = tl.load(place, mask=mask, other=1 << 62, volatile=True)
-    return words.to(tl.int32).to(tl.float32, bitcast=True)
+def glance(t_ptr, RANKS: tl.constexpr, WIDE: tl.constexpr, PARTS: tl.constexpr):
+    """The words as they are now, to be loaded long before they are needed. *Shape:* (PARTS, WIDE)."""
+    if RANKS > 0:
+        r = tl.arange(0, WIDE)[None, :]
+        place = t_ptr + tl.arange(0, PARTS)[:, None] * RANKS + r
+        return tl.load(place, mask=(r < RANKS) & (r >= 0), other=1 << 62, volatile=True)
+    else:
+        return 0
+
+
+@triton.jit
+def complete(words, t_ptr, epoch, RANKS: tl.constexpr, WIDE: tl.constexpr, PARTS: tl.constexpr):
+    """The numbers of this step, waited for if they were not there at a glance. *Shape:* (WIDE,)."""
+    if RANKS > 0:
+        while tl.min(words >> 32) < epoch:
+            words = glance(t_ptr, RANKS, WIDE, PARTS)
+        return tl.sum(words.to(tl.int32).to(tl.float32, bitcast=True), axis=0)
+    else:
+        return 0.0
 
 
 @triton.jit
@@ -40,23 +50,24 @@ def ups(up_ptr, rows, N, RANKS: tl.constexpr, WIDE: tl.constexpr):
 
 
 @triton.jit
-def down(x_ptr, norm_ptr, down_ptr, owner_ptr, adapter_ptr, t_ptr, epoch_ptr, epsilon, r, K: tl.constexpr, NORM: tl.constexpr, BK: tl.constexpr):  # fmt: skip
-    """One rank of the first halves for a single row; 0 if it belongs to another adapter."""
+def down(
+    x_ptr, norm_ptr, down_ptr, owner_ptr, adapter_ptr, t_ptr, epoch_ptr, program,
+    K: tl.constexpr, NORM: tl.constexpr, RANKS: tl.constexpr, PARTS: tl.constexpr,
+):  # fmt: skip
+    """A part of one rank of the first halves for a single row; 0 if the rank belongs to another adapter.
+
+    With NORM the factor of RMSNorm is still missing.
+    """
+    r, part = program % RANKS, program // RANKS
     mine = tl.load(owner_ptr + r) == tl.load(adapter_ptr)
-    sums = tl.zeros((BK,), tl.float32)
-    squares = tl.zeros((BK,), tl.float32)
-    for step in tl.static_range((K + BK - 1) // BK):
-        k = step * BK + tl.arange(0, BK)
-        mask = (k < K) & mine
-        x = tl.load(x_ptr + k, mask=mask, other=0.0).to(tl.float32)
-        if NORM:
-            squares += x * x
-            x *= tl.load(norm_ptr + k, mask=mask, other=0.0).to(tl.float32)
-        sums += x * tl.load(down_ptr + r * K + k, mask=mask, other=0.0).to(tl.float32)
-    value = tl.sum(sums)
+    SPAN: tl.constexpr = triton.next_power_of_2((K + PARTS - 1) // PARTS)
+    k = part * SPAN + tl.arange(0, SPAN)
+    mask = (k < K) & mine
+    x = tl.load(x_ptr + k, mask=mask, other=0.0).to(tl.float32)
     if NORM:
-        value *= tl.rsqrt(tl.sum(squares) / K + epsilon)
-    tell(t_ptr, r, value, tl.load(epoch_ptr))
+        x *= tl.load(norm_ptr + k, mask=mask, other=0.0).to(tl.float32)
+    value = tl.sum(x * tl.load(down_ptr + r * K + k, mask=mask, other=0.0).to(tl.float32))
+    tell(t_ptr, program, value, tl.load(epoch_ptr))
 
 
 @triton.jit

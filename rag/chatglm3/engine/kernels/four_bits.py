@@ -7,7 +7,7 @@ outputs and fetches the next group's bytes while it works on this one's. `long` 
 import triton
 import triton.language as tl
 
-from rag.chatglm3.engine.kernels.adapters import complete, down, ups
+from rag.chatglm3.engine.kernels.adapters import complete, down, glance, ups
 from rag.chatglm3.engine.kernels.nf4 import TIMES_ALPHA, nf4_eight, pairs
 from rag.chatglm3.engine.kernels.single import finish, tile
 
@@ -22,7 +22,10 @@ def _fetch(w_ptr, q_ptr, outer_ptr, offset_ptr, rows, word, part, N, K: tl.const
     block = rows.to(tl.int64)[:, None] * (K // 64) + (part // 2)[None, :]
     mask = (part < K // 32)[None, :]
     q = tl.load(q_ptr + block, mask=mask, other=0)
-    outer = tl.load(outer_ptr + block // 256, mask=mask, other=0.0)
+    if 256 % (K // 64) == 0:  # rows never share a factor with a part of another row
+        outer = tl.load(outer_ptr + rows // (256 // (K // 64)))[:, None]
+    else:
+        outer = tl.load(outer_ptr + block // 256, mask=mask, other=0.0)
     return packed, q, outer, tl.load(offset_ptr + rows)
 
 
@@ -53,20 +56,31 @@ def four_bits(
     x_ptr, xs_ptr, norm_ptr, norms_ptr, w_ptr, q_ptr, code_ptr, outer_ptr, offset_ptr, table_ptr, words, bias_ptr,
     residual_ptr, out_ptr, epsilon, down_ptr, up_ptr, owner_ptr, adapter_ptr, t_ptr, epoch_ptr,
     N: tl.constexpr, K: tl.constexpr, KIND: tl.constexpr, NORM: tl.constexpr, BIAS: tl.constexpr,
-    RESIDUAL: tl.constexpr, SWIGLU: tl.constexpr, RANKS: tl.constexpr, WIDE: tl.constexpr,
+    RESIDUAL: tl.constexpr, SWIGLU: tl.constexpr, RANKS: tl.constexpr, WIDE: tl.constexpr, PARTS: tl.constexpr,
     BN: tl.constexpr, BK: tl.constexpr, PROGRAMS: tl.constexpr, ASSEMBLE: tl.constexpr,
 ):  # fmt: skip
     """x (K,) -> out (N,), K at most BK. `xs` and `norms` are x and norm with two neighbours as one integer, of KIND.
 
-    Grid (RANKS + PROGRAMS,).
+    Grid (RANKS * PARTS + PROGRAMS,).
     """
     program = tl.program_id(0)
-    if program < RANKS:
+    if program < RANKS * PARTS:
         down(
-            x_ptr, norm_ptr, down_ptr, owner_ptr, adapter_ptr, t_ptr, epoch_ptr, epsilon, program, K, NORM, BK
+            x_ptr,
+            norm_ptr,
+            down_ptr,
+            owner_ptr,
+            adapter_ptr,
+            t_ptr,
+            epoch_ptr,
+            program,
+            K,
+            NORM,
+            RANKS,
+            PARTS,
         )
         return
-    program -= RANKS
+    program -= RANKS * PARTS
     BW: tl.constexpr = BK // 8
     total: tl.constexpr = 2 * N if SWIGLU else N
     word = tl.arange(0, BW)
@@ -77,7 +91,9 @@ def four_bits(
         packed2, q2, outer2, offset2 = _fetch(
             w_ptr, q_ptr, outer_ptr, offset_ptr, rows + N, word, part, total, K, BW
         )
+    epoch, seen = tl.load(epoch_ptr), glance(t_ptr, RANKS, WIDE, PARTS)
     x = _eight(xs_ptr, word, K, KIND)
+    factor = 1.0
     if NORM:
         squares = x[0] * x[0]
         for i in tl.static_range(1, 8):
@@ -105,24 +121,14 @@ def four_bits(
         y = tl.sum(sums, axis=1)
         if RANKS > 0:
             if group == program:
-                inner = complete(t_ptr, epoch_ptr, RANKS, WIDE)
-        y = finish(y, rows, N, offset_ptr, bias_ptr, up, inner, False, BIAS, RANKS)
+                inner = complete(seen, t_ptr, epoch, RANKS, WIDE, PARTS) * factor
+        y = finish(y, 1.0, rows, N, offset_ptr, bias_ptr, up, inner, False, BIAS, RANKS)
         if SWIGLU:
             sums = _sums(
                 now2, now_q2, now_outer2, now_offset2, x, code_ptr, table_ptr, words, BN, BW, ASSEMBLE
             )
-            more = finish(
-                tl.sum(sums, axis=1),
-                rows + N,
-                total,
-                offset_ptr,
-                bias_ptr,
-                ups(up_ptr, rows + N, total, RANKS, WIDE),
-                inner,
-                False,
-                BIAS,
-                RANKS,
-            )
+            y2, up2 = tl.sum(sums, axis=1), ups(up_ptr, rows + N, total, RANKS, WIDE)
+            more = finish(y2, 1.0, rows + N, total, offset_ptr, bias_ptr, up2, inner, False, BIAS, RANKS)
             y = y * tl.sigmoid(y) * more
         if RESIDUAL:
             y += tl.load(residual_ptr + rows, mask=rows < N, other=0.0).to(tl.float32)
@@ -134,18 +140,22 @@ def long(
     x_ptr, xs_ptr, w_ptr, q_ptr, code_ptr, outer_ptr, offset_ptr, table_ptr, words, bias_ptr, residual_ptr, out_ptr,
     down_ptr, up_ptr, owner_ptr, adapter_ptr, t_ptr, epoch_ptr,
     N: tl.constexpr, K: tl.constexpr, KIND: tl.constexpr, BIAS: tl.constexpr, RESIDUAL: tl.constexpr,
-    RANKS: tl.constexpr, WIDE: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, ASSEMBLE: tl.constexpr,
+    RANKS: tl.constexpr, WIDE: tl.constexpr, PARTS: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, ASSEMBLE: tl.constexpr,
 ):  # fmt: skip
-    """The same for any K, without norm and SwiGLU; one group of outputs a program. Grid (RANKS + groups,)."""
+    """The same for any K, without norm and SwiGLU; one group of outputs a program. Grid (RANKS * PARTS + groups,)."""
     program = tl.program_id(0)
-    if program < RANKS:
-        down(x_ptr, x_ptr, down_ptr, owner_ptr, adapter_ptr, t_ptr, epoch_ptr, 0.0, program, K, False, BK)
+    if program < RANKS * PARTS:
+        down(
+            x_ptr, x_ptr, down_ptr, owner_ptr, adapter_ptr, t_ptr, epoch_ptr, program, K, False, RANKS, PARTS
+        )
         return
     BW: tl.constexpr = BK // 8
     KW: tl.constexpr = K // 8
     fits: tl.constexpr = N % BN == 0 and KW % BW == 0
-    rows = (program - RANKS) * BN + tl.arange(0, BN)
+    rows = (program - RANKS * PARTS) * BN + tl.arange(0, BN)
     offset = tl.load(offset_ptr + rows, mask=rows < N, other=0.0)
+    epoch, seen = tl.load(epoch_ptr), glance(t_ptr, RANKS, WIDE, PARTS)
+    up = ups(up_ptr, rows, N, RANKS, WIDE)
     sums = tl.zeros((BN, BW // 4), tl.float32)
     for step in tl.static_range((KW + BW - 1) // BW):
         word = step * BW + tl.arange(0, BW)
@@ -157,11 +167,8 @@ def long(
         q = tl.load(q_ptr + block, mask=mask, other=0)
         outer = tl.load(outer_ptr + block // 256, mask=mask, other=0.0)
         sums += _sums(packed, q, outer, offset, x, code_ptr, table_ptr, words, BN, BW, ASSEMBLE)
-    inner = 0.0
-    if RANKS > 0:
-        inner = complete(t_ptr, epoch_ptr, RANKS, WIDE)
-    up = ups(up_ptr, rows, N, RANKS, WIDE)
-    y = finish(tl.sum(sums, axis=1), rows, N, offset_ptr, bias_ptr, up, inner, False, BIAS, RANKS)
+    inner = complete(seen, t_ptr, epoch, RANKS, WIDE, PARTS)
+    y = finish(tl.sum(sums, axis=1), 1.0, rows, N, offset_ptr, bias_ptr, up, inner, False, BIAS, RANKS)
     if RESIDUAL:
         y += tl.load(residual_ptr + rows, mask=rows < N, other=0.0).to(tl.float32)
     tl.store(out_ptr + rows, y.to(out_ptr.dtype.element_ty), mask=rows < N)

@@ -39,12 +39,12 @@ def nearest(number: float) -> tuple[int, int]:
 
 
 def words() -> tuple[int, ...]:
-    """The bytes of all numbers, four to an integer: the highest ones, then the next ones."""
+    """The bytes of all numbers, four to an integer: the highest ones, then the next ones; and a mask of the lookup."""
     out = []
     for which in (0, 1):
         column = [nearest(number * ALPHA)[which] for number in NUMBERS]
         out += [int.from_bytes(bytes(column[i : i + 4]), "little", signed=True) for i in (0, 4, 8, 12)]
-    return tuple(out)
+    return (*out, 0x32103210)
 
 
 def _half(shift: int, each: int) -> str:
@@ -67,14 +67,14 @@ def _half(shift: int, each: int) -> str:
 def assembly(each: int) -> str:
     """Four bytes, $8, to the four even ($0 to $3) and the four odd weights ($4 to $7); `each`: registers of an argument."""
     return (
-        "{ .reg .b32 s, t, a, b, h, l; and.b32 s, $8, 0x77777777; shr.b32 t, $8, 1; and.b32 t, t, 0x44444444; "
-        f"or.b32 t, t, 0x32103210; {_half(0, each)} {_half(16, each)} }}"
+        "{ .reg .b32 s, t, a, b, h, l; and.b32 s, $8, 0x77777777; shr.b32 t, $8, 1; "
+        f"lop3.b32 t, t, 0x44444444, ${9 + 8 * each}, 0xEA; {_half(0, each)} {_half(16, each)} }}"
     )
 
 
 OF_BYTES, OF_WORDS = tl.constexpr(assembly(4)), tl.constexpr(assembly(1))
-BYTE_OPERANDS = tl.constexpr(",".join(["=&r"] * 8 + ["r"] * 33))
-WORD_OPERANDS = tl.constexpr(",".join(["=&r"] * 8 + ["r"] * 9))
+BYTE_OPERANDS = tl.constexpr(",".join(["=&r"] * 8 + ["r"] * 37))
+WORD_OPERANDS = tl.constexpr(",".join(["=&r"] * 8 + ["r"] * 10))
 TIMES_ALPHA = tl.constexpr(1 / ALPHA)
 
 
@@ -89,7 +89,18 @@ def nf4_pair(packed, table_ptr, words, ASSEMBLE: tl.constexpr):
         return tl.inline_asm_elementwise(
             OF_BYTES,
             BYTE_OPERANDS,
-            [packed, words[0], words[1], words[2], words[3], words[4], words[5], words[6], words[7]],
+            [
+                packed,
+                words[0],
+                words[1],
+                words[2],
+                words[3],
+                words[4],
+                words[5],
+                words[6],
+                words[7],
+                words[8],
+            ],
             dtype=(tl.float32, tl.float32),
             is_pure=True,
             pack=4,
@@ -106,7 +117,18 @@ def nf4_eight(packed, table_ptr, words, ASSEMBLE: tl.constexpr):
         return tl.inline_asm_elementwise(
             OF_WORDS,
             WORD_OPERANDS,
-            [packed, words[0], words[1], words[2], words[3], words[4], words[5], words[6], words[7]],
+            [
+                packed,
+                words[0],
+                words[1],
+                words[2],
+                words[3],
+                words[4],
+                words[5],
+                words[6],
+                words[7],
+                words[8],
+            ],
             dtype=(tl.float32,) * 8,
             is_pure=True,
             pack=1,

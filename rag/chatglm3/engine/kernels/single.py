@@ -8,7 +8,7 @@ the sum, so nobody waits for it. Weights are of the model's dtype, or int8 with 
 import triton
 import triton.language as tl
 
-from rag.chatglm3.engine.kernels.adapters import complete, down, ups
+from rag.chatglm3.engine.kernels.adapters import complete, down, glance, ups
 
 
 @triton.jit
@@ -22,16 +22,15 @@ def tile(w_ptr, rows, k, N, K, EVEN: tl.constexpr):
 
 
 @triton.jit
-def finish(
-    y, rows, N, scale_ptr, bias_ptr, up, inner, INT8: tl.constexpr, BIAS: tl.constexpr, RANKS: tl.constexpr
-):
-    """int8's scale, the bias and the adapters: `up` (rows, WIDE) times `inner` (WIDE,)."""
+def finish(y, factor, rows, N, scale_ptr, bias_ptr, up, inner, INT8: tl.constexpr, BIAS: tl.constexpr, RANKS: tl.constexpr):  # fmt: skip
+    """int8's scale, the adapters (`up` (rows, WIDE) times `inner` (WIDE,)), RMSNorm's factor and the bias."""
     if INT8:
         y *= tl.load(scale_ptr + rows, mask=rows < N, other=0.0)
-    if BIAS:
-        y += tl.load(bias_ptr + rows, mask=rows < N, other=0.0).to(tl.float32)
     if RANKS > 0:
         y += tl.sum(up.to(tl.float32) * inner[None, :], axis=1)
+    y *= factor
+    if BIAS:
+        y += tl.load(bias_ptr + rows, mask=rows < N, other=0.0).to(tl.float32)
     return y
 
 
@@ -40,19 +39,33 @@ def plain(
     x_ptr, norm_ptr, w_ptr, scale_ptr, bias_ptr, residual_ptr, out_ptr, epsilon,
     down_ptr, up_ptr, owner_ptr, adapter_ptr, t_ptr, epoch_ptr,
     N: tl.constexpr, K: tl.constexpr, INT8: tl.constexpr, NORM: tl.constexpr, BIAS: tl.constexpr,
-    RESIDUAL: tl.constexpr, SWIGLU: tl.constexpr, RANKS: tl.constexpr, WIDE: tl.constexpr,
+    RESIDUAL: tl.constexpr, SWIGLU: tl.constexpr, RANKS: tl.constexpr, WIDE: tl.constexpr, PARTS: tl.constexpr,
     BN: tl.constexpr, BK: tl.constexpr,
 ):  # fmt: skip
-    """x (K,) -> out (N,). W is (N, K), or (2N, K) with SWIGLU: gates first."""
+    """x (K,) -> out (N,). W is (N, K), or (2N, K) with SWIGLU: gates first. Grid (RANKS * PARTS + groups,)."""
     program = tl.program_id(0)
-    if program < RANKS:
+    if program < RANKS * PARTS:
         down(
-            x_ptr, norm_ptr, down_ptr, owner_ptr, adapter_ptr, t_ptr, epoch_ptr, epsilon, program, K, NORM, BK
+            x_ptr,
+            norm_ptr,
+            down_ptr,
+            owner_ptr,
+            adapter_ptr,
+            t_ptr,
+            epoch_ptr,
+            program,
+            K,
+            NORM,
+            RANKS,
+            PARTS,
         )
         return
     even: tl.constexpr = N % BN == 0 and K % BK == 0
     total: tl.constexpr = 2 * N if SWIGLU else N
-    rows = (program - RANKS) * BN + tl.arange(0, BN)
+    rows = (program - RANKS * PARTS) * BN + tl.arange(0, BN)
+    epoch, words = tl.load(epoch_ptr), glance(t_ptr, RANKS, WIDE, PARTS)
+    up = ups(up_ptr, rows, N, RANKS, WIDE)
+    up2 = ups(up_ptr, rows + N, total, RANKS, WIDE) if SWIGLU else 0.0
     sums = tl.zeros((BN, BK), tl.float32)
     sums2 = tl.zeros((BN, BK), tl.float32)
     squares = tl.zeros((BK,), tl.float32)
@@ -67,16 +80,11 @@ def plain(
         if SWIGLU:
             sums2 += tile(w_ptr, rows + N, k, total, K, even).to(tl.float32) * x[None, :]
     factor = tl.rsqrt(tl.sum(squares) / K + epsilon) if NORM else 1.0
-    inner = 0.0
-    if RANKS > 0:
-        inner = complete(t_ptr, epoch_ptr, RANKS, WIDE)
-    up = ups(up_ptr, rows, N, RANKS, WIDE)
-    y = finish(tl.sum(sums, axis=1) * factor, rows, N, scale_ptr, bias_ptr, up, inner, INT8, BIAS, RANKS)
+    inner = complete(words, t_ptr, epoch, RANKS, WIDE, PARTS)
+    y = finish(tl.sum(sums, axis=1), factor, rows, N, scale_ptr, bias_ptr, up, inner, INT8, BIAS, RANKS)
     if SWIGLU:
-        up = ups(up_ptr, rows + N, total, RANKS, WIDE)
-        more = finish(
-            tl.sum(sums2, axis=1) * factor, rows + N, total, scale_ptr, bias_ptr, up, inner, INT8, BIAS, RANKS
-        )
+        y2 = tl.sum(sums2, axis=1)
+        more = finish(y2, factor, rows + N, total, scale_ptr, bias_ptr, up2, inner, INT8, BIAS, RANKS)
         y = y * tl.sigmoid(y) * more
     if RESIDUAL:
         y += tl.load(residual_ptr + rows, mask=rows < N, other=0.0).to(tl.float32)
