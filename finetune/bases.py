@@ -87,6 +87,11 @@ def settled(config: RunConfig) -> tuple[RunConfig, tuple[str, str] | None]:
             f"--finetuning-type ptuning works on ChatGLM bases only; use qlora, lora, freeze or full for {folder.name}.",
             zh=f"--finetuning-type ptuning 只支持 ChatGLM 基座；{folder.name} 请用 qlora、lora、freeze 或 full。",
         )
+    if config.train.kernels == "on":
+        raise SettingsError(
+            f"--kernels on works on ChatGLM bases only; leave it at auto for {folder.name}.",
+            zh=f"--kernels on 只支持 ChatGLM 基座；{folder.name} 请保持 auto。",
+        )
     if config.train.packing and not getattr(shape_of(folder), "packs", True):
         return replace(config, train=replace(config.train, packing=False)), (
             f"{folder.name} 的注意力不是处处完整的因果注意力（例如滑动窗口），不能把样本拼成长行；改为补齐，结果相同，只是慢一些。",

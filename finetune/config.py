@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from finetune.ppo.config import PpoConfig, check_ppo
-from finetune.preference_config import PREFERENCE_STAGES, PreferenceConfig
+from finetune.preference_config import PreferenceConfig, check_preference
 from kb.errors import SettingsError
 
 Stage = Literal["sft", "pt", "rm", "dpo", "kto", "ppo"]
@@ -236,35 +236,10 @@ def _check(config: RunConfig) -> None:
         )
     if method.finetuning_type == "ptuning" and train.gradient_checkpointing == "on":
         raise _fail("gradient_checkpointing", "on", "off with ptuning", "在 ptuning 时为 off")
-    _check_preference(config)
+    check_preference(config, fail=_fail)
     check_ppo(config, fail=_fail)
     if not config.name or any(c in config.name for c in "/\\\0") or config.name.startswith("."):
         raise _fail("name", config.name, "a plain name", "是普通的名字")
-
-
-def _check_preference(config: RunConfig) -> None:
-    stage, method, wanted = config.data.stage, config.method, config.preference
-    if wanted.pref_beta <= 0:
-        raise _fail("pref_beta", wanted.pref_beta, "above 0", "大于 0")
-    smoothing = wanted.dpo_label_smoothing
-    if smoothing >= 0.5 or (smoothing and wanted.dpo_loss != "sigmoid"):
-        raise _fail(
-            "dpo_label_smoothing", smoothing, "below 0.5, and 0 without sigmoid", "小于 0.5，且只用于 sigmoid"
-        )
-    if stage not in PREFERENCE_STAGES:
-        return
-    if method.finetuning_type == "ptuning":
-        raise _fail("finetuning_type", "ptuning", f"another one with {stage}", f"在 {stage} 时换一种")
-    if method.neftune_noise_alpha:
-        raise _fail(
-            "neftune_noise_alpha", method.neftune_noise_alpha, f"0 with {stage}", f"在 {stage} 时为 0"
-        )
-    if stage == "kto" and config.examples_per_step < 2:
-        raise _fail("per_device_train_batch_size", 1, "2 or more with kto", "在 kto 时不小于 2")
-    if stage == "rm" and config.train.predict_with_generate:
-        raise _fail(
-            "predict_with_generate", True, "off with rm, which says nothing", "在 rm 时关闭：它不会说话"
-        )
 
 
 _PARTS: dict[str, Any] = {"data": DataConfig, "method": MethodConfig, "train": TrainConfig}

@@ -8,9 +8,6 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from finetune.pack import Batch, Unit
 
-Dealt = list[tuple["Batch", bool]]
-"""Forward passes of one process, and whether each counts."""
-
 
 def deal(lengths: Sequence[int], *, ranks: int) -> list[list[int]]:
     """Indices for each process, with about as many tokens for each: the longest first, to whoever has least.
@@ -31,7 +28,7 @@ def deal(lengths: Sequence[int], *, ranks: int) -> list[list[int]]:
 
 def share(
     units: Sequence[Unit], *, make: Callable[[list[Unit]], list[Batch]], rank: int, ranks: int, even: bool
-) -> Dealt:
+) -> list[tuple[Batch, bool]]:
     """This process' forward passes, and whether each counts.
 
     `even`: every process gets the same number of them, some that do not count where need be. With sharded weights every

@@ -2,7 +2,7 @@
 
 {"event": "begin", "time": …, "total": 300, …}         {"event": "step", "step": 5, "loss": 2.31, "lr": 1e-4, …}
 {"event": "eval", "step": …, "loss": …}                  {"event": "sample", "step": …, "prompt": …, "text": …}
-{"event": "checkpoint" | "say" | "resume" | "end", …}
+{"event": "held_out", "step": …, "score": …} (ppo)        {"event": "checkpoint" | "say" | "resume" | "end", …}
 """
 
 from __future__ import annotations

@@ -9,12 +9,13 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from finetune import checkpoint
 from finetune.config import RunConfig
-from finetune.deal import Dealt, share
+from finetune.deal import share
 from finetune.events import EventLog
 from finetune.memory import Layout
 from finetune.methods import Trainee, checkpoint_layers, compile_layers, fuse_layers
@@ -34,7 +35,6 @@ from finetune.plan import rows_of
 from finetune.prepare import Prepared, sources
 from finetune.progress import Progress, not_a_number, progress_from
 from finetune.schedule import factor
-from finetune.smaller import smaller
 from finetune.stages.objective import Objective, objective_of
 from kb.errors import ModelError
 
@@ -68,7 +68,7 @@ class Loop:
         self.all_full = False
         """Memory ran out in the last step, and every process knows."""
         self.last_measures: dict[str, float] = {}
-        self.ahead: tuple[int, RowShape, Dealt] | None = None
+        self.ahead: tuple[int, RowShape, list[tuple[Batch, bool]]] | None = None
 
     # ------------------------------------------------------------ shape of the work
 
@@ -98,16 +98,16 @@ class Loop:
         rows = max(1, self.layout.tokens // max(self.prepared.lengths))
         return padded_batches(documents, rows=rows)
 
-    def rows(self, step: int) -> Dealt:
-        """This process' forward passes of a step; made while the GPU was busy with the step before, if possible."""
+    def rows(self, step: int) -> list[tuple[Batch, bool]]:
+        """Forward passes of a step, and whether each counts; made while the GPU was still busy with the one before."""
         ahead, self.ahead = self.ahead, None
         if ahead is not None and ahead[0] == step and ahead[1] is self.shape:
             return ahead[2]
-        world, units = self.world, self.documents(step)
-        return share(units, make=self.batches, rank=world.rank, ranks=world.size, even=world.sharded)
+        world = self.world
+        documents = self.documents(step)
+        return share(documents, make=self.batches, rank=world.rank, ranks=world.size, even=world.sharded)
 
-    def look_ahead(self) -> None:
-        """Make the rows of the next step, if there is one."""
+    def _look_ahead(self) -> None:
         step = self.progress.step + 1
         if step < self.total:
             self.ahead = step, self.shape, self.rows(step)
@@ -163,7 +163,7 @@ class Loop:
                 if self.world.size > 1 and not self.all_full:
                     raise  # the others do not know: only a start from the beginning would bring them together
                 # the frames of the failed step hold its tensors: leave the handler before trying again
-                self._shrink(str(error).splitlines()[0])
+                self.layout = self._smaller(str(error).splitlines()[0])
             self.trainee.model.zero_grad(set_to_none=True)
             self.shape = self._shape()
             if torch.cuda.is_available():
@@ -175,17 +175,40 @@ class Loop:
             )
             torch.compiler.set_stance("fail_on_recompile")
 
-    def _shrink(self, reason: str) -> None:
-        """Take the next smaller layout and say so. Raises ModelError if there is none."""
-        longest = max(self.prepared.lengths)
-        found = smaller(self.layout, trainee=self.trainee, config=self.config, longest=longest, reason=reason)
-        self.layout, self.trainee = found.layout, found.trainee
+    def _smaller(self, reason: str) -> Layout:
+        """The next smaller layout. Raises ModelError if there is none."""
+        layout, longest = self.layout, max(self.prepared.lengths)
+        can = self.config.train.gradient_checkpointing != "off" and not self.trainee.prefix
+        if layout.tokens > longest and layout.tokens > 2048:
+            smaller = replace(layout, tokens=max(longest, layout.tokens // 2))
+            zh, en = f"每行缩短为 {smaller.tokens} 个 token", f"rows of {smaller.tokens} tokens"
+        elif layout.kernels and (layout.resident or (layout.kept and can)):
+            smaller = replace(
+                layout, resident=False, roomy=False, recompute=can, kept=0 if can else layout.kept
+            )
+            self.trainee = fuse_layers(self.trainee, kept=smaller.kept, resident=False)
+            zh, en = "开启重算，权重随用随解", "recomputing, weights unpacked when they are needed"
+        elif not layout.recompute and can:
+            smaller = replace(layout, recompute=True)
+            checkpoint_layers(self.trainee)
+            zh, en = "开启重算（gradient checkpointing）", "gradient checkpointing on"
+        elif layout.tokens > longest:
+            smaller = replace(layout, tokens=max(longest, layout.tokens // 2))
+            zh, en = f"每行缩短为 {smaller.tokens} 个 token", f"rows of {smaller.tokens} tokens"
+        else:
+            raise ModelError(
+                f"out of memory with the smallest rows ({longest} tokens): {reason} Use a smaller --cutoff-len, "
+                "--finetuning-type qlora, or a smaller --lora-rank.",
+                zh=f"行缩到最短（{longest} 个 token）内存仍不够：{reason} 请减小 --cutoff-len、改用 "
+                "--finetuning-type qlora 或减小 --lora-rank。",
+            )
         self.log.write(
             "say",
             step=self.progress.step,
-            zh=f"内存不够，已调整：{found.zh}。学到的内容不变，只是慢一些。",
-            en=f"Out of memory; adapted: {found.en}. What is learned stays the same, only slower.",
+            zh=f"内存不够，已调整：{zh}。学到的内容不变，只是慢一些。",
+            en=f"Out of memory; adapted: {en}. What is learned stays the same, only slower.",
         )
+        return smaller
 
     def _step(self) -> None:
         import torch
@@ -201,7 +224,7 @@ class Loop:
             number=state.step,
             layout=self.layout,
             batches=self.rows(state.step),
-            meanwhile=self.look_ahead,
+            meanwhile=self._look_ahead,
             world=self.world,
             scale=self.optimizer.scaler.scale,
             noise=self.config.method.neftune_noise_alpha,

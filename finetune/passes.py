@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from finetune.deal import Dealt, share
+from finetune.deal import share
 from finetune.parallel import World
 from finetune.quiet import quiet, quiet_batches
 from finetune.stages.reference import pieces
@@ -41,7 +41,7 @@ def learn(
     objective: Objective,
     number: int,
     layout: Layout,
-    batches: Dealt,
+    batches: Sequence[tuple[Batch, bool]],
     meanwhile: Callable[[], None],
     world: World,
     scale: float,
@@ -49,7 +49,7 @@ def learn(
 ) -> Passes:
     """Forward and backward; the gradients of this process' passes stand in the model afterwards.
 
-    `units`: what all processes learn from together; `batches`: this one's part. `meanwhile` is called while the GPU works.
+    `batches`: see `deal.share`. `meanwhile` is called once all of them are on their way.
 
     If memory runs out in one process, all hear of it, so that all adapt. Not so with sharded weights: there the others
     wait in the middle of a layer, and torch.OutOfMemoryError ends the run.
@@ -69,7 +69,7 @@ def learn(
             if counts:
                 total += torch.cat([loss.detach()[None], seen])
                 weight += objective.weight(batch)
-        meanwhile()
+        meanwhile()  # the GPU is still busy: nobody has asked it for a number yet
         mine = total.tolist()
     except torch.OutOfMemoryError as error:
         if world.sharded:

@@ -6,6 +6,7 @@ same base, so it is used alone. What was there at the start stays the reference 
 
 from __future__ import annotations
 
+import copy
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -151,9 +152,17 @@ def add_reference(trainee: Trainee, folder: Path) -> None:
     add_frozen(trainee, folder, name=REFERENCE)
 
 
+def add_base(trainee: Trainee) -> None:
+    """The bare base as a frozen adapter of zeros, of the trained adapter's shape: the reference of a run from nothing."""
+    own = trainee.model.peft_config[POLICY]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        trainee.model.add_adapter(REFERENCE, copy.deepcopy(own), autocast_adapter_dtype=False)
+    _to_dtype(trainee, REFERENCE)
+
+
 def add_frozen(trainee: Trainee, folder: Path, *, name: str) -> None:
     """One more LoRA adapter that is never trained. Raises ModelError if it is of another base or does not fit."""
-    import torch
     from peft import LoraConfig
 
     own = read_shape(folder)
@@ -170,6 +179,13 @@ def add_frozen(trainee: Trainee, folder: Path, *, name: str) -> None:
         warnings.simplefilter("ignore", FutureWarning)
         trainee.model.add_adapter(name, lora, autocast_adapter_dtype=False)
     fill(trainee.model, folder, name=name, base=trainee.loaded.folder)
+    _to_dtype(trainee, name)
+
+
+def _to_dtype(trainee: Trainee, name: str) -> None:
+    """A new adapter in the compute dtype, frozen; the trained one stays in force."""
+    import torch
+
     dtype = getattr(torch, trainee.loaded.dtype)
     for key, parameter in trainee.model.named_parameters():
         if f".{name}." in key:

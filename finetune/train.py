@@ -133,11 +133,9 @@ class _Run:
         self._write("plan.json", self.plan.as_json())
         if not self.plan.fits:
             raise does_not_fit(self.plan)
-        for zh, en in [*([self.note] if self.note else []), *left_out(self.prepared)]:
-            self.log.write("say", step=0, zh=zh, en=en)
         why = fit.must_say(self.config, device=self.plan.device, dtype=self.plan.dtype)
-        if why:
-            self.log.write("say", step=0, zh=why[0], en=why[1])
+        for zh, en in [*(note for note in (self.note, why) if note), *left_out(self.prepared)]:
+            self.log.write("say", step=0, zh=zh, en=en)
         self.loop = self._loop()
         if found:
             self.loop.load(found[-1])

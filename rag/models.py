@@ -23,7 +23,7 @@ from rag.chatglm3.load import LoadConfig, Say, choose_device, choose_dtype, mode
 from rag.chatglm3.memory import ComputeDtype, MemoryPlan, out_of_memory, plan_memory
 from rag.chatglm3.quiet import quiet_libraries
 from rag.chatglm3.shape import GlmShape, read_json
-from rag.templates import open_chat
+from rag.templates import is_chatglm, open_chat
 from rag.types import Chat
 
 if TYPE_CHECKING:
@@ -202,7 +202,10 @@ def load_other(
     """
     how = config or LoadConfig()
     shape = read_other(folder)
-    infos = {name: read_adapter(place, name=name, native=False) for name, place in (adapters or {}).items()}
+    infos = {
+        name: read_adapter(place, name=name, native=is_chatglm(folder))
+        for name, place in (adapters or {}).items()
+    }
     for info in infos.values():
         if info.kind != "lora":
             raise ModelError(

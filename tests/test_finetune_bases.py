@@ -296,6 +296,24 @@ def test_only_with_the_template_it_was_trained_with(place: Path) -> None:
         open_model(place / "qwen3", {"b": other}, replace(wanted, template="vicuna"))
 
 
+def test_dora_on_chatglm_answers_unmerged_and_says_that_it_is_slower(place: Path) -> None:
+    from rag.types import GenerateOptions
+    from ui.speakers import open_model
+
+    config = config_of(place, "chatglm", use_dora=True, max_steps=2, lora_rank=4)
+    result = train(run.create(replace(config, name="dora")))
+    assert result.adapter is not None
+    wanted = GeneratorSettings(kind="chatglm3", model=str(place / "chatglm"), context_tokens=512)
+    generator = open_model(place / "chatglm", {"dora": result.adapter}, wanted, default="dora")
+    try:
+        assert isinstance(generator, LocalGenerator) and generator.note is not None
+        assert "slower" in generator.note[1] and "较慢" in generator.note[0]
+        options = GenerateOptions(max_tokens=5)
+        assert list(generator.stream([Message("user", QUESTION)], options=options))[-1].tokens >= 1
+    finally:
+        generator.close()
+
+
 def test_another_version_of_the_own_template_is_refused(place: Path) -> None:
     adapter = adapter_of(place, "qwen3")
     file = place / "qwen3" / "chat_template.jinja"

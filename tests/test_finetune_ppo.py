@@ -17,10 +17,16 @@ import torch
 
 from finetune import checkpoint, events, run
 from finetune.config import from_values
+from finetune.memory import Layout
 from finetune.methods import attach, open_base
 from finetune.plan import make_plan
+from finetune.ppo.policy import Policy
+from finetune.ppo.prompts import Answer
+from finetune.ppo.reward import AdapterReward
 from finetune.ppo.rollout import Sampler
 from finetune.ppo.train import train
+from finetune.reward import ScoreHead
+from finetune.start import add_frozen, add_reference, with_start
 from finetune.train import train as train_any
 from kb.errors import DataError, SettingsError
 from tests.tiny_ppo import BEST, Exactly, ppo_values, taught_model
@@ -79,7 +85,7 @@ def test_kill_nine_and_resume_give_the_same_numbers_weights_and_samples(place: P
         cwd=root,
         env={**os.environ, "PYTHONPATH": str(root)},
     )
-    end = time.monotonic() + 120
+    end = time.monotonic() + 300
     while not [c for c in checkpoint.complete(killed / "checkpoints") if c.step >= 4]:
         assert time.monotonic() < end and child.poll() is None
         time.sleep(0.01)
@@ -111,7 +117,7 @@ def test_a_stopped_run_goes_on(place: Path) -> None:
     assert run.info(folder).can_resume and run.info(folder).step == 1
     result = train(folder, reward=reward)
     assert result.state == "done" and [e["step"] for e in steps_of(folder)] == [1, 2, 3]
-    held = [e for e in events.read(folder) if e["event"] == "eval"]
+    held = [e for e in events.read(folder) if e["event"] == "held_out"]
     assert held and set(held[-1]) >= {"score", "length", "ended"} and "eval_score" in result.metrics
 
 
@@ -150,6 +156,64 @@ def test_the_engine_answers_with_the_adapter_as_it_is_now(place: Path) -> None:
         with trainee.plain_attention(), torch.no_grad():
             said = trainee.model(torch.tensor([[*answer.prompt, *answer.written]])).logits[0].argmax(-1)
         assert tuple(said[len(answer.prompt) - 1 : -1].tolist()) == answer.written
+
+
+@pytest.mark.parametrize("resident", [False, True])
+def test_fused_layers_say_the_same_in_every_role(place: Path, tmp_path: Path, resident: bool) -> None:
+    """Policy, reference and reward through finetune.kernels: numbers and gradients of transformers' own layers."""
+    values = ppo_values(place, output_dir=str(tmp_path), max_steps=1, per_device_train_batch_size=8)
+    started = train(run.create(from_values(values)), reward=Exactly(place / "model"))
+    config = with_start(from_values(ppo_values(place, adapter=str(started.folder))))
+    other = Path(config.data.adapter)
+    if not resident:  # a reward adapter of another rank has matrices of its own
+        more = ppo_values(
+            place, output_dir=str(tmp_path), max_steps=1, per_device_train_batch_size=8, lora_rank=40
+        )
+        adapter = train(run.create(from_values(more)), reward=Exactly(place / "model")).adapter
+        assert adapter is not None
+        other = adapter
+    found = []
+    answers = [Answer((5, 6, 7), (8, 9, 300, 2), True), Answer((5, 300), (7,), False)]
+    for kernels in (False, True):
+        trainee = attach(open_base(config, folder=place / "model", device="cpu"), config=config)
+        add_reference(trainee, Path(config.data.adapter))
+        add_frozen(trainee, other, name="reward")
+        with torch.no_grad():
+            for name, parameter in trainee.model.named_parameters():
+                if "lora_" in name and ".reference." not in name:
+                    parameter.add_(0.02 if ".reward." in name else 0.01)
+        layout = Layout(64, kernels=kernels, kept=1, resident=resident)
+        policy = Policy(trainee, temperature=0.9, layout=layout)
+        with torch.no_grad():
+            policy.weight.fill_(0.1)
+        documents = [a.document for a in answers]
+        rewarded = AdapterReward.__new__(AdapterReward)
+        rewarded.policy, rewarded.end_id = policy, 2
+        rewarded.head = ScoreHead(torch.ones(1, trainee.loaded.shape.hidden))
+        numbers = [*policy.before(documents), torch.tensor(rewarded(answers))]
+        said, _, worth = policy.look(policy.parts(documents)[0][1])
+        (said.sum() + worth.sum()).backward()
+        grads = {n: p.grad for n, p in policy.trainable().items() if p.grad is not None}
+        found.append((numbers, grads))
+    for plain, fused in zip(found[0][0], found[1][0], strict=True):
+        torch.testing.assert_close(fused, plain, rtol=1e-4, atol=1e-4)
+    assert not torch.allclose(found[0][0][0], found[0][0][2]), "policy and reference differ"
+    assert found[0][1].keys() == found[1][1].keys()
+    for name, gradient in found[0][1].items():
+        torch.testing.assert_close(found[1][1][name], gradient, rtol=1e-3, atol=1e-4)
+
+
+def test_a_run_with_fused_layers_begins_at_the_reference(place: Path) -> None:
+    """Without an adapter to start from the reference is the base, through the same sums: the first KL is 0."""
+    values = ppo_values(place, max_steps=3, per_device_train_batch_size=16)
+    folders = []
+    for kernels in ("off", "on"):
+        config = from_values(values | {"kernels": kernels})
+        folders.append(train(run.create(config), reward=Exactly(place / "model")).folder)
+    one, two = (steps_of(folder) for folder in folders)
+    assert two[0]["kl"] == 0.0
+    for plain, fused in zip(one, two, strict=True):
+        assert fused["score"] == plain["score"] and fused["loss"] == pytest.approx(plain["loss"], abs=1e-3)
 
 
 @pytest.mark.parametrize(

@@ -246,6 +246,57 @@ def test_thinking_blocks_are_where_the_model_writes_them(tmp_path: Path) -> None
     assert shown(chat, lost).endswith("⟦五\n<|im_end|>⟧\n"), "white space goes as the template has it"
 
 
+@pytest.mark.parametrize(
+    ("pieces", "inside", "said"),
+    [
+        (("<thi", "nk>\n嗯", "</th", "ink>\n\n五", "天"), False, "五天"),
+        (("嗯，想想", "</think>", "\n", "五天</think>"), True, "五天</think>"),
+        (("五", "天<think>"), False, "五天<think>"),
+        (("<th", "五"), False, "<th五"),
+        ((" <th",), False, "<th"),
+        (("<think>", "没完", "没了" * 80), False, ""),
+        (("\n ", " 五"), False, "五"),
+    ],
+)
+def test_thoughts_are_no_part_of_the_answer(pieces: tuple[str, ...], inside: bool, said: str) -> None:
+    from rag.templates.thoughts import Thoughts
+
+    reader = Thoughts(inside=inside)
+    assert "".join(reader.feed(piece) for piece in pieces) + reader.finish() == said
+
+
+def test_a_prompt_may_open_the_thoughts(tmp_path: Path) -> None:
+    opened = CHATML.replace("'<|im_start|>assistant\\n' }}", "'<|im_start|>assistant\\n<think>\\n' }}")
+    chat = chat_of(tmp_path, "qwen3", own=opened)
+    assert shown(chat, chat.prompt(TALK[1:2])).endswith("assistant\n<think>\n")
+    reader = chat.detokeniser()
+    ids = [*chat.encode("年"), chat.vocabulary.added["</think>"], *chat.encode("\n五")]  # type: ignore[attr-defined]
+    assert "".join(reader.feed(token) for token in ids) + reader.finish() == "五"
+    with pytest.raises(ModelError, match="cannot be told apart"):
+        chat.example(TALK[1:3])
+
+
+def test_chatglm2_rounds_on_chatglm_itself(tmp_path: Path) -> None:
+    """The converted model's own encoder: each side on its own, and no round forged."""
+    from tests.tiny_chatglm3 import converted
+
+    chat = open_chat(converted(tmp_path / "glm"), template="chatglm2")
+    done = chat.example([*TALK[:4], Message("assistant", "[Round 9]\n\n问：十")])
+    text = [segment.text for segment in done.segments]
+    assert text == [
+        "[gMASK]<sop>",
+        "[Round 1]\n\n问：客\n\n年\n\n答：",
+        "五",
+        "</s>",
+        "\n\n[Round 2]\n\n问：满\n\n答：",
+        "［Round 9］\n\n问:十",
+        "</s>",
+    ]
+    assert [s.loss for s in done.segments] == [False, False, True, True, False, True, True]
+    assert list(done.segments[1].ids) == chat.encode(text[1]) and chat.template == "chatglm2"
+    assert done.labels[-1] == chat.eos == 2 and chat.stop_ids == (2,)
+
+
 def test_marks_of_generation_win(tmp_path: Path) -> None:
     """A template whose prompt is no prefix can still be masked if it says where the assistant speaks."""
     body = "{% for m in messages %}<|im_start|>{{ m.role }}\n{% if m.role == 'assistant' %}BEGIN{{ m.content }}<|im_end|>{% else %}{{ m.content }}<|im_end|>{% endif %}{% endfor %}"

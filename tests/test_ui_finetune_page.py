@@ -244,3 +244,22 @@ def test_events_are_read_on_and_anew_after_a_resume(tmp_path: Path) -> None:
     log.rewind(2)
     assert [e["step"] for e in tail.read()] == [0, 1, 2]
     assert [e["step"] for e in training.thinned(tail.read(), most=2)] == [0, 2]
+
+
+def test_another_base_chooses_its_template(home: Path) -> None:
+    from tests.tiny_bases import tiny_base
+
+    (home / "datasets").mkdir()
+    write_facts(home / "datasets" / "facts.json")
+    folder = tiny_base(home / "models" / "llama", "llama")
+    bare = tiny_base(home / "models" / "bare", "llama", template="none")
+    sets = [str(home / "datasets" / "facts.json")]
+    page = opened(ft_sets=sets)
+    page.selectbox(key="ft-model_name_or_path").set_value(str(folder)).run()
+    assert not page.exception and not page.error
+    assert "INST" in words(page), "its own template, in the example"
+    page.selectbox(key="ft-template").set_value("alpaca").run()
+    assert "Instruction" in words(page)
+    page.selectbox(key="ft-model_name_or_path").set_value(str(bare))
+    page.selectbox(key="ft-template").set_value("auto").run()
+    assert "没有自带对话模板" in words(page), "said, with what to choose"

@@ -66,6 +66,11 @@ class Voice:
         return f"{base} + {self._adapter}" if self._adapter else base
 
     @property
+    def note(self) -> tuple[str, str] | None:
+        """What people should know about the one that answers, in Chinese and English."""
+        return getattr(self._generator, "note", None)
+
+    @property
     def context_tokens(self) -> int:
         """Prompt and answer together."""
         return self._generator.context_tokens

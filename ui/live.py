@@ -27,6 +27,13 @@ def loading(settings: Settings, *, quiet: bool = False) -> Iterator[None]:
         yield
 
 
+def say_note(generator: object) -> None:
+    """What people should know about the one that answers, on stderr."""
+    note = getattr(generator, "note", None)
+    if note:
+        print(pick(*note), file=sys.stderr)
+
+
 def follow(events: Iterable[AnswerEvent], *, quiet: bool = False) -> Answer:
     """Consume the events of one answer; draw on stderr if it is a terminal and not `quiet`. Returns the answer."""
     if quiet or not sys.stderr.isatty():

@@ -95,8 +95,9 @@ def open_answering(settings: Settings) -> Generator:
 def open_speakers(settings: Settings, names: Sequence[str]) -> list[Speaker]:
     """The base and the adapters, in this order. chatglm3: one model in memory carries all; openai: names of served models.
 
-    Raises SettingsError if no language model is set, ModelError for an adapter that is not there or does not fit.
+    Where no language model is set, it is the one that the adapters were trained on. Raises SettingsError if no language model is set, ModelError for an adapter that is not there or does not fit.
     """
+    settings = with_their_base(settings, names)
     wanted = settings.generator
     if wanted.kind == "none":
         raise SettingsError(
@@ -120,6 +121,16 @@ def open_speakers(settings: Settings, names: Sequence[str]) -> list[Speaker]:
         version = _version(wanted, settings.generator_folder, record.folder)
         speakers.append(Speaker(record.name, generator, held.key_of(record.name), version))
     return speakers
+
+
+def with_their_base(settings: Settings, names: Sequence[str]) -> Settings:
+    """The settings with the base that all these adapters were trained on, if no language model is set and it is here."""
+    if settings.generator.kind != "none":
+        return settings
+    bases = {str(find_adapter(settings, name).train.get("base_folder", "")) for name in names}
+    if len(bases) != 1 or not (Path(base := bases.pop()) / "config.json").is_file():
+        return settings
+    return replace(settings, generator=replace(settings.generator, kind="chatglm3", model=base))
 
 
 def _version(wanted: GeneratorSettings, folder: Path, adapter: Path | None) -> str:
@@ -156,6 +167,7 @@ def open_model(
             f"{folder} is not a model folder. ChatGLM: zhiwen models convert OFFICIAL {folder}",
             zh=f"{folder} 不是模型文件夹。ChatGLM 请运行：zhiwen models convert 官方文件夹 {folder}",
         )
+    from rag.chatglm3.adapters import engine_takes
     from rag.chatglm3.engine.engine import EngineConfig
     from rag.chatglm3.load import LoadConfig, load
     from rag.generate.chatglm3 import ChatGLM3Generator
@@ -165,7 +177,8 @@ def open_model(
     from rag.templates.choice import choose_template
 
     template = choose_template(wanted.template, adapters=adapters)
-    theirs = is_chatglm(folder)
+    odd = [name for name, place in adapters.items() if not engine_takes(place)]
+    theirs = is_chatglm(folder) and not odd
     engine = EngineConfig(context=wanted.context_tokens)
     config = LoadConfig(
         dtype=wanted.dtype,  # type: ignore[arg-type]
@@ -175,8 +188,18 @@ def open_model(
     )
     if not theirs:
         other = load_other(folder, adapters=adapters, config=config, template=template)
-        return LocalGenerator(other, context=wanted.context_tokens, adapter=default)
+        note = _slower(odd[0]) if odd and is_chatglm(folder) else None
+        return LocalGenerator(other, context=wanted.context_tokens, adapter=default, note=note)
     loaded = load(folder, adapters=adapters, config=config)
     if loaded.tokenizer is not None:
         loaded = replace(loaded, tokenizer=open_chat(folder, template=template))
     return ChatGLM3Generator(loaded, config=engine, adapter=default)
+
+
+def _slower(name: str) -> tuple[str, str]:
+    return (
+        f"适配器 {name} 不是普通 LoRA（DoRA、偏置或嵌入层），改用 transformers 逐条生成，较慢。合并后可用快速引擎："
+        "zhiwen models export --adapter，再 zhiwen models convert。",
+        f"The adapter {name} is not plain LoRA (DoRA, biases or the embedding): transformers writes the answers, one after "
+        "the other, which is slower. Merged, the engine takes it: zhiwen models export --adapter, then zhiwen models convert.",
+    )

@@ -23,6 +23,13 @@ def line_of(event: Event) -> str:
             f"第 {event['step']} 步：评估损失 {event['loss']:.4f}{_judged(event, '，正确率', '，差距')}",
             f"step {event['step']}: evaluation loss {event['loss']:.4f}{_judged(event, ', accuracy', ', margin')}",
         )
+    if kind == "held_out":
+        return pick(
+            f"第 {event['step']} 步：留出的提示得分 {event['score']:.3f}，长 {event['length']:.1f}，"
+            f"自己结束 {event['ended']:.0%}",
+            f"step {event['step']}: held-out prompts score {event['score']:.3f}, length {event['length']:.1f}, "
+            f"{event['ended']:.0%} end by themselves",
+        )
     if kind == "sample":
         return safe(clip(f"  {event['prompt']} → {event['text']}", 160))
     if kind == "resume":
@@ -48,8 +55,20 @@ def _judged(event: Event, accuracy: str, margin: str) -> str:
 def state_of(event: Event) -> str:
     """A step event in a few words."""
     memory = f" {event['memory'] / 2**30:.1f} GiB" if event.get("memory") else ""
+    if "seconds_generate" in event:
+        return _rewarded(event) + memory
     judged = "".join(f"  {n} {event[n]:.3f}" for n in ("accuracy", "margin", "kl") if n in event)
     return f"loss {event['loss']:.4f}{judged}  lr {event['lr']:.1e}  {event['tokens_per_second']:,.0f} tok/s{memory}"
+
+
+def _rewarded(event: Event) -> str:
+    """A step of ppo: what came out, and the seconds of writing, scoring and learning."""
+    parts = "+".join(f"{event[f'seconds_{part}']:.1f}" for part in ("generate", "score", "learn"))
+    seconds = pick(f"写+评+学 {parts} 秒", f"write+score+learn {parts} s")
+    return (
+        f"score {event['score']:.3f}  kl {event['kl']:.2f}  len {event['length']:.0f}  ent {event['entropy']:.2f}  "
+        f"{seconds}  {event['tokens_per_second']:,.0f} tok/s"
+    )
 
 
 def clock(seconds: float) -> str:

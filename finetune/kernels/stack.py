@@ -42,7 +42,7 @@ class Stack:
             # thin products are split along the tokens: their parts are added up in float32
             torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
         self.matrices: dict[tuple[int, str], Tensor] = {}
-        self.filled: dict[str, int] = {}
+        self.filled: dict[tuple[int, str], int] = {}
         self.borders: dict[tuple[int, str], tuple[list[Tensor], list[Tensor]]] = {}
         self.rooms: dict[str, Tensor] = {}
 
@@ -60,41 +60,25 @@ class Stack:
 
     # ------------------------------------------------------------ matrices and rooms
 
-    def begin(self) -> None:
-        """A pass begins: LoRA may have changed since the last."""
-        self.filled.clear()
-        if not self.resident:
-            return
-        import torch
-
-        if not self.matrices:
-            for number, layer in enumerate(self.layers):
-                for kind, plate in layer.plates.items():
-                    matrix = self.matrices[number, kind] = plate.new_matrix(self.last_norm)
-                    plate.fill(matrix, ops=self.ops)
-                    self.borders[number, kind] = plate.border(matrix)
-        places = [p for border in self.borders.values() for p in border[0]]
-        if places:
-            torch._foreach_copy_(places, [v for border in self.borders.values() for v in border[1]])
-
     def matrix(self, number: int, kind: str) -> Tensor:
-        """The unpacked plate of a layer."""
-        if self.resident:
-            return self.matrices[number, kind]
+        """The unpacked plate of a layer, LoRA as it is in this pass (`filled` is emptied when one begins)."""
         import torch
 
-        plate = self.layers[number].plates[kind]
-        if (0, kind) not in self.matrices:
-            self.matrices[0, kind] = plate.new_matrix(self.last_norm)
-        matrix = self.matrices[0, kind]
-        if self.filled.get(kind) != number:
-            plate.fill(matrix, ops=self.ops)
+        place = (number if self.resident else 0, kind)
+        plate, matrix = self.layers[number].plates[kind], self.matrices.get(place)
+        if matrix is None:
+            matrix = self.matrices[place] = plate.new_matrix(self.last_norm)
+            if self.resident:
+                plate.fill(matrix, ops=self.ops)
+        if self.filled.get(place) != number:
+            if not self.resident:
+                plate.fill(matrix, ops=self.ops)
             if (number, kind) not in self.borders:
                 self.borders[number, kind] = plate.border(matrix)
             places, values = self.borders[number, kind]
             if places:
                 torch._foreach_copy_(places, values)
-            self.filled[kind] = number
+            self.filled[place] = number
         return matrix
 
     def room(self, kind: str, tokens: int, keep: Kept | None = None) -> Tensor:
@@ -115,7 +99,7 @@ class Stack:
 
     def forward(self, way: Way, x: Tensor, *, learning: bool) -> tuple[Tensor, list[Kept], Tensor, Tensor]:
         """The last norm's output, what was kept, and the last norm's input with its 1 / rms."""
-        self.begin()
+        self.filled.clear()  # LoRA may have changed since the last pass
         kept: list[Kept] = []
         delta: Tensor | None = None
         light = len(self.layers) - self.kept

@@ -57,7 +57,7 @@ class PpoConfig:
 
 
 def check_ppo(config: RunConfig, *, fail: Callable[[str, object, str, str], Exception]) -> None:
-    """What the stage cannot do, and numbers out of range."""
+    """Raise what `fail(option, value, wanted, wanted in Chinese)` makes of an option out of range or out of place."""
     method, train, ppo = config.method, config.train, config.ppo
     for name in ("ppo_max_new_tokens", "ppo_epochs", "ppo_mini_batches"):
         if getattr(ppo, name) < 1:

@@ -19,13 +19,15 @@ PICTURES: dict[str, tuple[str, tuple[str, ...]]] = {
     "seconds": ("seconds a step", ("seconds_generate", "seconds_score", "seconds_learn")),
     "learning_rate": ("learning rate", ("lr",)),
 }
+SMOOTH_FROM = 30
+"""Steps from which a mean is drawn over the values."""
 COLOURS = ("#1f4e8c", "#c8553d", "#3f7f5f")
 
 
 def draw(events: Sequence[Event], *, folder: Path) -> list[Path]:
     """One picture a file of PICTURES; nothing if no step was logged."""
     steps = [e for e in events if e["event"] == "step" and "kl" in e]
-    evals = [e for e in events if e["event"] == "eval" and "score" in e]
+    evals = [e for e in events if e["event"] == "held_out"]
     if not steps:
         return []
     from matplotlib.figure import Figure
@@ -37,8 +39,11 @@ def draw(events: Sequence[Event], *, folder: Path) -> list[Path]:
         axes = figure.add_subplot()
         for field, colour in zip(fields, COLOURS, strict=False):
             values = [float(e[field]) for e in steps]
+            if len(values) < SMOOTH_FROM or field == "lr":
+                axes.plot(x, values, color=colour, linewidth=1.8, label=field)
+                continue
             axes.plot(x, values, color=colour, linewidth=1, alpha=0.4)
-            axes.plot(x, smooth(values, weight=0.8), color=colour, linewidth=1.8, label=field)
+            axes.plot(x, smooth(values, weight=0.8), color=colour, linewidth=1.8, label=f"{field}, smoothed")
         if name == "reward" and evals:
             points = [e["step"] for e in evals], [e["score"] for e in evals]
             axes.plot(*points, "o-", color="#3f7f5f", markersize=4, label="score, held out, greedy")

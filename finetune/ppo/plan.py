@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from finetune import plan as plans
 from finetune import speed as speeds
 from finetune.config import RunConfig
+from finetune.kernels import fit
 from finetune.memory import Layout, MemoryNeed, choose_layout, trainable_count
 from finetune.pack import steps_per_epoch
 from finetune.ppo.rollout import slots_of
@@ -39,8 +40,9 @@ def ppo_plan(
     data = prepared or prepare(config, tokenizer=open_tokenizer(folder))
     lengths = [n + config.ppo.ppo_max_new_tokens for n in data.lengths]
     memory = free or int(free_bytes(device) * plans.RESERVE)
-    layout, need, fits = _layout(shape, config, lengths, dtype, memory)
-    changes = [] if fits else _changes(shape, config, lengths, dtype, memory)
+    kernels = fit.why_not(config, device=device, dtype=dtype) is None
+    layout, need, fits = _layout(shape, config, lengths, dtype, memory, kernels)
+    changes = [] if fits else _changes(shape, config, lengths, dtype, memory, kernels)
     steps, per_step = plans.total_steps(config, len(lengths)), config.examples_per_step
     speed = rate or speeds.matrix_rate(device, dtype)
     return plans.Plan(
@@ -73,19 +75,26 @@ def beside_bytes(shape: GlmShape, config: RunConfig, *, longest: int, dtype: Com
     """What lies beside training: the engine's cache and its copy of the adapter, reference and reward adapters."""
     width = 4 if dtype == "float32" else 2
     position = 2 * shape.layers * shape.groups * shape.head_dim * width
-    adapters = 1 + bool(config.ppo.reward_model) + bool(config.data.adapter)
+    adapters = 2 + bool(config.ppo.reward_model)
     return slots_of(config) * (longest + 1) * position + adapters * trainable_count(shape, config) * width
 
 
 def _layout(
-    shape: GlmShape, config: RunConfig, lengths: list[int], dtype: ComputeDtype, free: int
+    shape: GlmShape, config: RunConfig, lengths: list[int], dtype: ComputeDtype, free: int, kernels: bool
 ) -> tuple[Layout, MemoryNeed, bool]:
     longest = max(lengths)
     beside = beside_bytes(shape, config, longest=longest, dtype=dtype)
     mini = math.ceil(config.examples_per_step / config.ppo.ppo_mini_batches)
     wanted = max(longest, min(32_768, math.ceil(mini * sum(lengths) / len(lengths))))
     layout, need, fits = choose_layout(
-        shape, config, dtype=dtype, free=free - beside, longest=longest, wanted=wanted, compiled=False
+        shape,
+        config,
+        dtype=dtype,
+        free=free - beside,
+        longest=longest,
+        wanted=wanted,
+        compiled=False,
+        kernels=kernels,
     )
     return layout, replace(need, weights=need.weights + beside), fits
 
@@ -97,11 +106,13 @@ def _seconds(shape: GlmShape, config: RunConfig, length: float, layout: Layout, 
     learning = tokens * ppo.ppo_epochs * speeds.flops_per_token(shape, config, layout)
     looking = tokens * LOOKS * 2.0 * weights
     decoding = config.examples_per_step * ppo.ppo_max_new_tokens * 2.0 * shape.parameters
-    return (learning + looking) / (speed * speeds.EFFICIENCY[False]) + decoding / (speed * DECODING)
+    return (learning + looking) / (
+        speed * (speeds.FUSED if layout.kernels else speeds.EFFICIENCY[False])
+    ) + decoding / (speed * DECODING)
 
 
 def _changes(
-    shape: GlmShape, config: RunConfig, lengths: list[int], dtype: ComputeDtype, free: int
+    shape: GlmShape, config: RunConfig, lengths: list[int], dtype: ComputeDtype, free: int, kernels: bool
 ) -> list[tuple[str, str]]:
     """Single changes that would make it fit."""
     tries: list[tuple[str, RunConfig]] = []
@@ -122,12 +133,12 @@ def _changes(
         if any(o[0].split()[0] == flag.split()[0] for o in out):
             continue
         shorter = [n - config.ppo.ppo_max_new_tokens + changed.ppo.ppo_max_new_tokens for n in lengths]
-        _, need, fits = _layout(shape, changed, shorter, dtype, free)
+        _, need, fits = _layout(shape, changed, shorter, dtype, free, kernels)
         if fits:
             gib = f"{need.total / 2**30:.1f} GiB"
             out.append((f"{flag}（约需 {gib}）", f"{flag} (needs about {gib})"))
     if not out:
-        _, need, _ = _layout(shape, config, lengths, dtype, 0)
+        _, need, _ = _layout(shape, config, lengths, dtype, 0, kernels)
         gib = f"{need.total / 2**30:.1f} GiB"
         out.append((f"换用显存不少于 {gib} 的设备", f"use a device with at least {gib}"))
     return out

@@ -6,7 +6,8 @@ The value head reads the policy's own last hidden state, so policy and value cos
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from contextlib import nullcontext
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,10 +15,10 @@ from numpy.typing import NDArray
 from finetune.encode import Encoded
 from finetune.forward import hidden_states
 from finetune.memory import Layout
-from finetune.methods import Trainee
+from finetune.methods import Trainee, fuse_layers
 from finetune.pack import Batch, RowShape, pack, packed_batches, padded_batches
 from finetune.ppo.logprobs import word_logprobs
-from finetune.start import reference
+from finetune.start import POLICY, REFERENCE, add_base, reference, switched
 
 if TYPE_CHECKING:
     import torch
@@ -36,6 +37,11 @@ class Policy:
         import torch
 
         self.trainee, self.temperature, self.layout = trainee, temperature, layout
+        self._roles: dict[str, Trainee] = {}
+        if layout.kernels and REFERENCE not in trainee.model.peft_config:
+            add_base(
+                trainee
+            )  # the base as an adapter of zeros, so that policy and reference run through the same sums
         width = trainee.loaded.shape.hidden
         self.weight = torch.nn.Parameter(torch.zeros(width, device=trainee.device))
         self.bias = torch.nn.Parameter(torch.zeros(1, device=trainee.device))
@@ -45,17 +51,40 @@ class Policy:
         own = {f"{VALUE}.weight": self.weight, f"{VALUE}.bias": self.bias}
         return self.trainee.trainable() | own
 
+    def role(self, name: str) -> Trainee:
+        """The model in a role, by the name of its adapter; with fused layers of its own where the layout has them.
+
+        Without them, use it inside `switched`.
+        """
+        if not self.layout.kernels:
+            return self.trainee
+        if name != POLICY and POLICY not in self._roles:
+            self.role(POLICY)
+        if name not in self._roles:
+            with switched(self.trainee, name) if name != POLICY else nullcontext():
+                made = self._fused(resident=self.layout.resident)
+                if name != POLICY and not share_matrices(made.stack, self._roles[POLICY].stack):
+                    made = self._fused(
+                        resident=False
+                    )  # unpacked weights of its own would be another model in memory
+            self._roles[name] = made
+        return self._roles[name]
+
+    def _fused(self, *, resident: bool) -> Trainee:
+        layout = self.layout
+        return fuse_layers(self.trainee, kept=layout.kept, resident=resident, roomy=layout.roomy)
+
     def forget(self) -> None:
         """Drop gradients that no update will use."""
         for parameter in self.trainable().values():
             parameter.grad = None
 
-    def look(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+    def look(self, batch: Batch, *, role: str = POLICY) -> tuple[Tensor, Tensor, Tensor]:
         """Log-probability, entropy and value of every written token of a batch. *Shape:* all `(tokens)`, float32.
 
         A value belongs to the state before its token.
         """
-        rows = _rows(self.trainee, batch)
+        rows = _rows(self.role(role), batch)
         logprobs, entropy = word_logprobs(
             rows, self.trainee.glm.lm_head.weight, batch.targets, temperature=self.temperature
         )
@@ -66,7 +95,7 @@ class Policy:
         sizes, device = [len(d) for d in documents], self.trainee.device
         if self.layout.packed:
             tokens = max(self.layout.tokens, *sizes)
-            shape = RowShape(tokens, 0, max(sizes))
+            shape = RowShape(tokens, 0, max(sizes), unit=64 if self.layout.kernels else 1)
             groups = pack(sizes, tokens=tokens)
             batches = packed_batches(documents, shape=shape)
         else:
@@ -91,7 +120,25 @@ class Policy:
         return logprobs, values
 
     def _one(self, batch: Batch) -> tuple[Tensor, ...]:
-        return (self.look(batch)[0],)
+        return (self.look(batch, role=REFERENCE)[0],)
+
+
+def share_matrices(stack: Any, other: Any) -> bool:
+    """Let two stacks unpack the base's weights in the same place; each pass puts its own LoRA beside them.
+
+    False if their plates differ in shape: adapters of other ranks or targets.
+    """
+    shapes = [[(p.rank, p.columns) for p in layer.plates.values()] for layer in stack.layers]
+    if shapes != [[(p.rank, p.columns) for p in layer.plates.values()] for layer in other.layers]:
+        return False
+    stack.matrices, stack.rooms = other.matrices, other.rooms
+    if stack.resident:
+        other.begin()  # so that the matrices are there
+        stack.borders = {
+            (number, kind): stack.layers[number].plates[kind].border(matrix)
+            for (number, kind), matrix in stack.matrices.items()
+        }
+    return True
 
 
 def _rows(trainee: Trainee, batch: Batch) -> Tensor:

@@ -54,7 +54,7 @@ class AdapterReward:
         out = [0.0] * len(documents)
         with torch.no_grad(), switched(self.policy.trainee, REWARD):
             for group, batch in self.policy.parts(documents):
-                hidden = hidden_states(self.policy.trainee, batch)
+                hidden = hidden_states(self.policy.role(REWARD), batch)
                 width = batch.ids.shape[1]
                 if batch.cu_seqlens is None:
                     ends = [row * width + len(documents[i]) - 1 for row, i in enumerate(group)]

@@ -14,6 +14,7 @@ from finetune.bases import settled
 from finetune.config import RunConfig
 from finetune.encode import Encoded
 from finetune.events import EventLog
+from finetune.kernels import fit
 from finetune.methods import attach, checkpoint_layers, open_base
 from finetune.parallel import ALONE, World
 from finetune.plan import does_not_fit, make_plan
@@ -26,7 +27,7 @@ from finetune.prepare import Prepared, model_folder, prepare
 from finetune.start import add_reference
 from finetune.together import stoppable
 from finetune.train import RunResult
-from kb.errors import SettingsError
+from kb.errors import ModelError, SettingsError
 
 if TYPE_CHECKING:
     from rag.chatglm3.chat import ChatTokenizer
@@ -68,9 +69,13 @@ class PpoRun:
 
     def carry_out(self) -> RunResult:
         """All of it."""
+        import torch
+
         run.write_json(self.folder / "data.json", self.prepared.facts)
         run.write_json(self.folder / "environment.json", run.environment())
         self.plan = make_plan(self.config, prepared=self.prepared)
+        if said := fit.must_say(self.config, device=self.plan.device, dtype=self.plan.dtype):
+            self.log.write("say", step=0, zh=said[0], en=said[1])
         run.write_json(self.folder / "plan.json", self.plan.as_json())
         if not self.plan.fits:
             raise does_not_fit(self.plan)
@@ -88,14 +93,17 @@ class PpoRun:
                 self.folder, config=self.config, prompts=self.prompts, policy=policy, reward=reward,
                 sampler=sampler, total=self.plan.steps, log=self.log,
             )  # fmt: skip
-            return self._steps()
+            try:
+                return self._steps()
+            except torch.OutOfMemoryError as error:
+                raise _full(str(error).splitlines()[0]) from error
 
     def _policy(self) -> Policy:
         loaded = open_base(self.config, folder=model_folder(self.config), device=self.plan.device)
         trainee = attach(loaded, config=self.config)
         if self.config.data.adapter:
             add_reference(trainee, Path(self.config.data.adapter))
-        if self.plan.layout.recompute:
+        if self.plan.layout.recompute and not self.plan.layout.kernels:
             checkpoint_layers(trainee)
         return Policy(trainee, temperature=self.config.ppo.ppo_temperature, layout=self.plan.layout)
 
@@ -164,7 +172,7 @@ class PpoRun:
 
     def _evaluate(self, step: int) -> None:
         found = self.loop.evaluate(self.held)
-        self.log.write("eval", step=step, **found)
+        self.log.write("held_out", step=step, **found)
         self.board.values({f"eval_{k}": v for k, v in found.items()}, step)
 
     def _status(self, state: run.State, **values: Any) -> None:
@@ -215,7 +223,7 @@ class PpoRun:
         names = ("score", "reward", "kl", "length", "ended", "entropy", "loss")
         found = {name: float(np.mean([e[name] for e in tail])) for name in names}
         found["first_score"] = float(steps[0]["score"])
-        evals = [e for e in events.read(self.folder) if e["event"] == "eval"]
+        evals = [e for e in events.read(self.folder) if e["event"] == "held_out"]
         if evals:
             found["eval_score"] = float(evals[-1]["score"])
         for part in ("generate", "score", "learn"):
@@ -229,6 +237,16 @@ class PpoRun:
             found["peak_gib"] = torch.cuda.max_memory_allocated() / 2**30
             found["planned_gib"] = self.plan.need.total / 2**30
         return found
+
+
+def _full(reason: str) -> ModelError:
+    """The error for memory that ran out, with what to change."""
+    return ModelError(
+        f"out of memory ({reason}). You can: --gradient-checkpointing on, --pack-tokens 2048, a smaller --ppo-slots or "
+        "--ppo-max-new-tokens.",
+        zh=f"内存不够（{reason}）。可以：--gradient-checkpointing on、--pack-tokens 2048、减小 --ppo-slots 或 "
+        "--ppo-max-new-tokens。",
+    )
 
 
 def train(folder: Path, *, reward: Reward, listen: Callable[[events.Event], None] | None = None) -> RunResult:

@@ -80,6 +80,15 @@ def read_adapter(folder: Path, *, name: str = "", native: bool = True) -> Adapte
     )
 
 
+def engine_takes(folder: Path) -> bool:
+    """Whether the engine can carry the adapter beside its base: plain LoRA on layers, or a prefix."""
+    config = read_json(folder / "adapter_config.json")
+    targets = config.get("target_modules") or []
+    outer = {"lm_head", "embed_tokens"} & set(targets if isinstance(targets, list) else [])
+    more = config.get("use_dora") or config.get("modules_to_save") or config.get("bias", "none") != "none"
+    return not (outer or more)
+
+
 def check_base(adapter: AdapterInfo, *, base: Path) -> None:
     """Raise ModelError if the adapter says that it was trained on another base."""
     if adapter.base_hash and adapter.base_hash != (here := base_hash(base)):

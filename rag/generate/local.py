@@ -32,8 +32,16 @@ if TYPE_CHECKING:
 class LocalGenerator:
     """A loaded model that answers. Safe to call from several threads: they take turns."""
 
-    def __init__(self, loaded: LoadedOther, *, context: int = 0, adapter: str = "") -> None:
-        """`context`: prompt and answer together, 0 is what the model was made for; `adapter`: answers where none is named.
+    def __init__(
+        self,
+        loaded: LoadedOther,
+        *,
+        context: int = 0,
+        adapter: str = "",
+        note: tuple[str, str] | None = None,
+    ) -> None:
+        """`context`: prompt and answer together, 0 is what the model was made for; `adapter`: answers where none is named;
+        `note`: what people should know about it, in Chinese and English.
 
         Raises ModelError if an adapter was trained with another template.
         """
@@ -42,7 +50,7 @@ class LocalGenerator:
                 f"{loaded.folder} was loaded without a tokenizer.", zh=f"{loaded.folder} 没有加载分词器。"
             )
         check_templates(loaded.chat, loaded.adapters.values())
-        self.loaded, self.chat = loaded, loaded.chat
+        self.loaded, self.chat, self.note = loaded, loaded.chat, note
         self.adapter = adapter or loaded.merged
         self.context = min(context or loaded.shape.context, loaded.shape.context)
         self._turn, self._closed = threading.Lock(), threading.Event()

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from kb.errors import ModelError
+from rag.templates import thoughts
 from rag.templates.jinja import Frame, JinjaTemplate, find_template
 from rag.templates.marks import harmless, marks_of
 from rag.templates.named import WORDS, content_of, rounds_parts, tokens_parts, words_parts
@@ -35,6 +36,8 @@ class TemplateChat:
         elif not template:
             self.own = self._own_template()
             self._ends += self._own_end()
+        self._thinks = self._opens_thoughts()
+        self._known_marks: dict[tuple[str, ...], set[str]] = {}
         self._name = template or (self.own.identity if self.own else "")
 
     def _own_template(self) -> JinjaTemplate:
@@ -60,6 +63,16 @@ class TemplateChat:
             return ()  # it can answer; training with it is refused with the reason
         found = [piece for piece in self.vocabulary.split(tail) if isinstance(piece, int)]
         return tuple(found[:1])
+
+    def _opens_thoughts(self) -> bool:
+        """Whether the template's prompt ends in the middle of a block of thoughts."""
+        if self.own is None:
+            return False
+        try:
+            last = self.own.frame(("user",), generate=True).last
+        except ModelError:
+            return False
+        return last.rfind(thoughts.OPEN) > last.rfind(thoughts.CLOSE)
 
     # -------------------------------------------------------------- what `Chat` asks for
 
@@ -97,7 +110,7 @@ class TemplateChat:
 
     def detokeniser(self) -> StreamDecoder:
         """A fresh streaming decoder."""
-        return WindowDecoder(self.vocabulary)
+        return WindowDecoder(self.vocabulary, thinking=self._thinks)
 
     def piece(self, token: int) -> str:
         """What a token is called."""
@@ -149,7 +162,7 @@ class TemplateChat:
         self, own: JinjaTemplate, messages: Sequence[Message], generate: bool, close: bool
     ) -> list[Part]:
         messages, frame = self._framed(own, messages, generate)
-        marks = self._marks([*frame.heads, *frame.tails, frame.last])
+        marks = self._marks((*frame.heads, *frame.tails, frame.last))
         out: list[Part] = []
         for turn, message in enumerate(messages):
             role, mine = message.role, message.role == "assistant"
@@ -189,14 +202,18 @@ class TemplateChat:
         own = [Part(p.kind, p.role, p.turn, p.text, p.token, own=True) for p in parts[: at + 1]]
         return [*own, *parts[at + 1 :]]
 
-    def _marks(self, literals: Sequence[str]) -> set[str]:
+    def _marks(self, literals: tuple[str, ...]) -> set[str]:
         """Role marks of the template that are plain text."""
+        if literals in self._known_marks:
+            return self._known_marks[literals]
         edges = {*self.vocabulary.ends, self.vocabulary.named("bos_token"), *self.vocabulary.start}
         found: set[str] = set()
         for text in literals:
             pieces = self.vocabulary.split(text)
             if all(isinstance(p, str) or p in edges for p in pieces):
                 found |= {mark for p in pieces if isinstance(p, str) for mark in marks_of(p)}
+        if len(self._known_marks) < 500:
+            self._known_marks[literals] = found
         return found
 
 

@@ -29,6 +29,11 @@ class Part:
     own: bool = False
     """Whether the assistant writes it: the loss is there in training."""
 
+    @property
+    def origin(self) -> tuple[str, str, int, bool]:
+        """What neighbours of one segment have in common."""
+        return self.kind, self.role, self.turn, self.own
+
 
 def literal(text: str, like: Part, *, vocabulary: Vocabulary) -> list[Part]:
     """Text of a template as parts of the kind of `like`, its special tokens as ids."""
@@ -48,16 +53,29 @@ def encoded(parts: Sequence[Part], *, vocabulary: Vocabulary, train: bool) -> En
             pairs += [(part, part.token) for part in group]
         else:
             pairs += _run(list(group), vocabulary, first=not pairs)
+    texts: dict[tuple[str, str, int, bool], str] = {}
+    for part in parts:
+        texts[part.origin] = texts.get(part.origin, "") + part.text
     segments = []
-    origin = [(part.kind, part.role, part.turn, part.own) for part, _ in pairs]
-    at = 0
-    for (kind, role, turn, own), same in groupby(origin):
-        size = len(list(same))
-        inside = pairs[at : at + size]
-        at += size
-        texts = [p.text for p in parts if (p.kind, p.role, p.turn, p.own) == (kind, role, turn, own)]
-        segments.append(Segment(kind, role, "".join(texts), tuple(i for _, i in inside), own and train))
+    for same in _runs(pairs):
+        first = same[0][0]
+        ids = tuple(token for _, token in same)
+        segments.append(Segment(first.kind, first.role, texts[first.origin], ids, first.own and train))
     return EncodedChat(tuple(segments))
+
+
+def _runs(pairs: Sequence[tuple[Part, int]]) -> list[list[tuple[Part, int]]]:
+    """Neighbours of one origin together."""
+    out: list[list[tuple[Part, int]]] = []
+    before: Part | None = None
+    for pair in pairs:
+        part = pair[0]
+        if part is before or (before is not None and part.origin == before.origin):
+            out[-1].append(pair)
+        else:
+            out.append([pair])
+        before = part
+    return out
 
 
 def _run(parts: list[Part], vocabulary: Vocabulary, *, first: bool) -> list[tuple[Part, int]]:
@@ -76,14 +94,21 @@ def _run(parts: list[Part], vocabulary: Vocabulary, *, first: bool) -> list[tupl
 
 
 def _joined(parts: Sequence[Part], vocabulary: Vocabulary, *, first: bool) -> list[tuple[Part, int]]:
+    if not parts:
+        return []
     text, ends = "", []
     for part in parts:
         text += part.text
         ends.append(len(text))
     ids, begins = vocabulary.run(text, first=first)
-    owners, at = [], 0
-    for begin in begins:
-        while at < len(ends) - 1 and begin >= ends[at]:
+    if len(parts) == 1:
+        return [(parts[0], token) for token in ids]
+    last = len(parts) - 1
+    out: list[tuple[Part, int]] = []
+    at, owner, end = 0, parts[0], ends[0]
+    for begin, token in zip(begins, ids, strict=True):
+        while begin >= end and at < last:
             at += 1
-        owners.append(parts[at])
-    return list(zip(owners, ids, strict=True))
+            owner, end = parts[at], ends[at]
+        out.append((owner, token))
+    return out

@@ -9,11 +9,13 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from kb.errors import ModelError
 from rag.chatglm3.shape import read_json
+from rag.templates.thoughts import Thoughts
 
 GUARD = "\ue0f0"
 """Stands before a run so that a tokenizer treats it as text after a special token: no blank is put in front."""
@@ -62,7 +64,7 @@ class Vocabulary:
         """Id of an added token."""
         return self.added.get(token)
 
-    @property
+    @cached_property
     def start(self) -> tuple[int, ...]:
         """Ids that the tokenizer puts in front of every text (`[gMASK]<sop>`, `<s>`, or nothing)."""
         plain = self._open.encode("a", add_special_tokens=False).ids
@@ -80,7 +82,7 @@ class Vocabulary:
             return (bos,)
         return found
 
-    @property
+    @cached_property
     def ends(self) -> tuple[int, ...]:
         """Ids that end a text: eos of the tokenizer first, then those that the model's own settings name.
 
@@ -125,9 +127,9 @@ class Vocabulary:
         if not clean:
             return [], []
         encoding = self._closed.encode(clean if first else GUARD + clean, add_special_tokens=False)
-        skip = 0 if first else 1
-        ids = list(encoding.ids)[skip:]
-        return ids, [max(0, start - skip) for start, _ in list(encoding.offsets)[skip:]]
+        if first:
+            return list(encoding.ids), [start for start, _ in encoding.offsets]
+        return list(encoding.ids)[1:], [start - 1 if start else 0 for start, _ in encoding.offsets[1:]]
 
     def encode(self, text: str) -> list[int]:
         """Ids of a text on its own."""
@@ -149,14 +151,17 @@ class Vocabulary:
 
 
 class WindowDecoder:
-    """Ids -> text for any tokenizer: text is given out when the ids after it can no longer change it."""
+    """Ids -> text for any tokenizer: text is given out when the ids after it can no longer change it.
 
-    def __init__(self, vocabulary: Vocabulary, *, lead: bool = True) -> None:
-        """`lead`: white space at the very beginning is no part of the answer."""
+    White space before the answer, and thoughts that a model writes down first, are left out.
+    """
+
+    def __init__(self, vocabulary: Vocabulary, *, thinking: bool = False) -> None:
+        """`thinking`: the prompt has opened a block of thoughts."""
         self._vocabulary = vocabulary
         self._ids: list[int] = []
         self._given, self._read = 0, 0
-        self._leading = lead
+        self._thoughts = Thoughts(inside=thinking)
 
     def feed(self, token: int) -> str:
         """The text that became certain."""
@@ -165,23 +170,17 @@ class WindowDecoder:
         if not text or text.endswith(BROKEN):
             return ""
         self._given, self._read = self._read, len(self._ids)
-        return self._shown(text)
+        return self._thoughts.feed(text)
 
     def finish(self) -> str:
         """What was held back."""
-        text = self._news()
+        text = self._thoughts.feed(self._news())
         self._given = self._read = len(self._ids)
-        return self._shown(text)
+        return text + self._thoughts.finish()
 
     def _news(self) -> str:
         before = self._vocabulary.decode(self._ids[self._given : self._read])
         return self._vocabulary.decode(self._ids[self._given :])[len(before) :]
-
-    def _shown(self, text: str) -> str:
-        if self._leading:
-            text = text.lstrip()
-            self._leading = not text
-        return text
 
 
 def _optional(path: Path) -> dict[str, Any]:

@@ -123,7 +123,7 @@ def stepping(base: Path, adapter: Path, reward: Path, args: argparse.Namespace) 
     plan = make_plan(config, prepared=Prepared(tuple(prompts), (), (), (), EncodeReport(), {}))
     trainee = attach(open_base(config, folder=base, device=plan.device), config=config)
     add_reference(trainee, adapter)
-    if plan.layout.recompute:
+    if plan.layout.recompute and not plan.layout.kernels:
         checkpoint_layers(trainee)
     policy = Policy(trainee, temperature=1.0, layout=plan.layout)
     scorer = AdapterReward(policy, reward, end_id=2)
@@ -162,6 +162,7 @@ def stepping(base: Path, adapter: Path, reward: Path, args: argparse.Namespace) 
         "planned GiB": plan.need.total / 2**30,
         "row tokens": plan.layout.tokens,
         "recompute": plan.layout.recompute,
+        "fused layers": plan.layout.kernels,
         "steps": steps,
     }
 

@@ -14,10 +14,12 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import platform
 import subprocess
 import sys
 import tempfile
 import time
+from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +54,7 @@ def one(recipe: str, folder: Path, args: argparse.Namespace) -> dict[str, Any]:
         found = trl(folder, shape, steps=steps)
     else:
         if recipe.startswith("loss"):
-            steps = max(steps, int(RECIPES[recipe]["steps"]))
+            steps = int(RECIPES[recipe]["steps"])
         found = ours(folder, shape, recipe=recipe, steps=steps, per_step=args.per_step, profile=args.profile)
     return dict(found.__dict__)
 
@@ -95,27 +97,56 @@ def verdicts(results: list[dict[str, Any]]) -> dict[str, Any]:
     return out
 
 
-def run(recipe: str, args: argparse.Namespace, until: float) -> dict[str, Any] | str:
-    """A recipe in its own process: its result, or why there is none."""
-    limit = min(LIMITS.get(recipe, 120), until - time.monotonic())
-    if limit < 10:
-        return "no time left"
-    part = args.out.with_suffix(f".{recipe}.json")
-    flags = ["--steps", str(args.steps), "--per-step", str(args.per_step), "--folder", str(args.folder)]
-    flags += [f"--{name}" for name in ("small", "profile") if getattr(args, name)]
-    command = [sys.executable, "-m", "tests.bench.training", "--one", recipe, "--out", str(part), *flags]
-    env = {**os.environ, "PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True"}
-    begin = time.monotonic()
-    try:
-        done = subprocess.run(command, check=False, timeout=limit, env=env)
-    except subprocess.TimeoutExpired:
-        return f"stopped after {limit:.0f} s"
-    if done.returncode:
-        return f"failed (exit {done.returncode}), see above"
-    found: dict[str, Any] = json.loads(part.read_text())
-    part.unlink()
-    print(f"{recipe}: {time.monotonic() - begin:.0f} s in all", flush=True)
-    return found
+class Running:
+    """A recipe in its own process. It imports what it needs at once and begins to measure when told."""
+
+    def __init__(self, recipe: str, args: argparse.Namespace) -> None:
+        self.recipe = recipe
+        self.part, self.gate = (args.out.with_suffix(f".{recipe}.{kind}") for kind in ("json", "go"))
+        self.gate.unlink(missing_ok=True)
+        flags = ["--steps", str(args.steps), "--per-step", str(args.per_step), "--folder", str(args.folder)]
+        flags += [f"--{name}" for name in ("small", "profile") if getattr(args, name)]
+        flags += ["--one", recipe, "--out", str(self.part), "--gate", str(self.gate)]
+        env = {**os.environ, "PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True"}
+        self.process = subprocess.Popen([sys.executable, "-m", "tests.bench.training", *flags], env=env)
+
+    def result(self, until: float) -> dict[str, Any] | str:
+        """What it measured, or why there is nothing."""
+        begin = time.monotonic()
+        limit = min(LIMITS.get(self.recipe, 90), until - begin)
+        try:
+            if limit < 10:
+                return "no time left"
+            self.gate.touch()
+            if self.process.wait(timeout=limit):
+                return f"failed (exit {self.process.returncode}), see above"
+        except subprocess.TimeoutExpired:
+            return f"stopped after {limit:.0f} s"
+        finally:
+            self.process.kill()
+            self.process.wait()
+            self.gate.unlink(missing_ok=True)
+        found: dict[str, Any] = json.loads(self.part.read_text())
+        self.part.unlink()
+        print(f"{self.recipe}: {time.monotonic() - begin:.0f} s in all", flush=True)
+        return found
+
+
+def wait_for(gate: Path) -> None:
+    """Import what every recipe needs, then wait until the one before has left the GPU."""
+    import bitsandbytes  # noqa: F401
+    import peft  # noqa: F401
+    from transformers import GlmForCausalLM  # noqa: F401
+
+    while not gate.exists():
+        time.sleep(0.05)
+
+
+def versions() -> dict[str, str]:
+    """Of what decides the speed."""
+    names = ("torch", "triton", "transformers", "peft", "bitsandbytes", "trl")
+    found = {d.metadata["Name"]: d.version for d in distributions() if d.metadata["Name"] in names}
+    return {"python": platform.python_version(), **dict(sorted(found.items()))}
 
 
 def main() -> int:
@@ -132,12 +163,18 @@ def main() -> int:
     parser.add_argument("--profile", action="store_true", help="also where the time of a row goes")
     parser.add_argument("--small", action="store_true")
     parser.add_argument("--one", default="", help=argparse.SUPPRESS)
+    parser.add_argument("--gate", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
     folder = args.folder.with_name(args.folder.name + ("-small" if args.small else ""))
     if args.one:
+        if args.gate:
+            wait_for(args.gate)
         args.out.write_text(json.dumps(one(args.one, folder, args)))
         return 0
     until = time.monotonic() + args.seconds
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    recipes = args.only.split(",")
+    running = Running(recipes[0], args)
     import torch
 
     write_model(folder, SMALL if args.small else REAL)
@@ -145,17 +182,19 @@ def main() -> int:
     card = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
     results: list[dict[str, Any]] = []
     missing: dict[str, str] = {}
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    for recipe in args.only.split(","):
-        found = run(recipe, args, until)
+    for at, recipe in enumerate(recipes):
+        following = Running(recipes[at + 1], args) if at + 1 < len(recipes) else None
+        found = running.result(until)
+        if following is not None:
+            running = following
         if isinstance(found, str):
             print(f"{recipe}: {found}", flush=True)
             missing[recipe] = found
         else:
             results.append(found)
         whole = {
-            "device": card, "torch": torch.__version__, "results": results, "missing": missing,
-            "verdicts": verdicts(results),
+            "date": time.strftime("%Y-%m-%d"), "device": card, "versions": versions(), "results": results,
+            "missing": missing, "verdicts": verdicts(results),
         }  # fmt: skip
         args.out.write_text(json.dumps(whole, indent=1) + "\n")
     print(table(results), json.dumps(verdicts(results), indent=1), sep="\n")

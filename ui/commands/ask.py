@@ -89,7 +89,7 @@ def answering_settings(args: argparse.Namespace) -> Settings:
 def run(args: argparse.Namespace) -> int:
     """0 for an answer and for a refusal: both are results."""
     from ui import wiring
-    from ui.live import follow, loading
+    from ui.live import follow, loading, say_note
     from ui.show import answer_json
 
     settings = answering_settings(args)
@@ -97,6 +97,7 @@ def run(args: argparse.Namespace) -> int:
     options = wiring.answer_options(settings, persona=args.persona, system=args.system)
     with loading(settings, quiet=args.json):
         generator = wiring.open_generator(settings)
+    say_note(generator)
     events = wiring.reply(settings, " ".join(args.question), kbs=kbs, generator=generator, options=options)
     answer = follow(events, quiet=args.json)
     if args.json:

@@ -30,7 +30,7 @@ def run(args: argparse.Namespace) -> int:
     from rag.types import Message
     from ui import wiring
     from ui.commands.ask import answering_settings, tell
-    from ui.live import follow, loading
+    from ui.live import follow, loading, say_note
     from ui.show import answer_json
 
     settings = answering_settings(args)
@@ -38,6 +38,7 @@ def run(args: argparse.Namespace) -> int:
     options = wiring.answer_options(settings, persona=args.persona, system=args.system)
     with loading(settings, quiet=args.json):
         generator = wiring.open_generator(settings)
+    say_note(generator)
     person = sys.stdin.isatty() and not args.json
     if person:
         welcome([kb.name for kb in kbs], generator.name if generator else "")

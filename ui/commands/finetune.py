@@ -148,6 +148,8 @@ def _train(folder: Path, *, gpus: int) -> int:
         print(pick(f"奖励模型：{adapter}", f"Reward model: {adapter}"))
         print(pick("给回答打分：", "Score answers with it:"))
         print(f"  zhiwen score {adapter} " + pick("问题 回答1 回答2", "QUESTION ANSWER1 ANSWER2"))
+        print(pick("让它教一个适配器：", "Let it teach an adapter:"))
+        print(f"  zhiwen finetune CONFIG.toml --stage ppo --reward-model {folder}")
         return 0
     if adapter.name == "model":
         print(pick(f"模型文件夹：{adapter}", f"Model folder: {adapter}"))

@@ -48,6 +48,8 @@ def show_curves(events: Events) -> None:
         chart(speed, colours=("#4a76a8",), order=("v",), height=120)
     if any("accuracy" in e for e in steps):
         show_judged(shown, thinned(evaluations))
+    if any("seconds_generate" in e for e in steps):
+        show_rewarded(shown)
 
 
 def show_judged(steps: Events, evaluations: Events) -> None:
@@ -70,6 +72,21 @@ def show_judged(steps: Events, evaluations: Events) -> None:
         names = {"reward_chosen": pick("好", "chosen"), "reward_rejected": pick("差", "rejected"), "margin": pick("差距", "margin")}  # fmt: skip
         rows = [_row(e["step"], e[n], word) for n, word in names.items() for e in steps if n in e]
         chart(rows, colours=("#2f6f5e", "#b3261e", "#2f6fd0"), order=tuple(names.values()), height=160)
+
+
+def show_rewarded(steps: Events) -> None:
+    """What ppo reports: score, distance from the reference, length, entropy."""
+    names = {
+        "score": pick("得分", "Score"),
+        "kl": pick("与参考模型的距离（KL）", "Distance from the reference (KL)"),
+        "length": pick("回答长度（token）", "Length of answers (tokens)"),
+        "entropy": pick("熵", "Entropy"),
+    }
+    for column, (name, caption) in zip(st.columns(4), names.items(), strict=True):
+        with column:
+            st.caption(caption)
+            rows = [_row(e["step"], e[name], name) for e in steps if name in e]
+            chart(rows, colours=("#2f6f5e",), order=(name,), height=140)
 
 
 def show_overlay(runs: Mapping[str, Events]) -> None:

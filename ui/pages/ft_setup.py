@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 import streamlit as st
 
 from kb.errors import ZhiwenError
+from rag.templates import is_chatglm
+from rag.templates.names import NAMES
 from ui import training
 from ui.found import converted_models, runs_folder
 from ui.pages import frame
@@ -151,10 +153,27 @@ def choose(settings: Settings, sets: tuple[str, ...]) -> dict[str, Any]:
         )
         st.caption(pick(*METHODS[method][1:]))
     values = {"model_name_or_path": model, "stage": stage, "finetuning_type": method}
+    if model != training.TINY and not is_chatglm(Path(model)):
+        values["template"] = template_of_base()
     for name, value in values.items():
         FORM.keep(name, value)
     chosen = numbers(FORM, base, method=str(method))
     return {**base, **values, **chosen, "dataset": ",".join(sets), "eval_dataset": ""}
+
+
+def template_of_base() -> str:
+    """How a conversation is laid out, for bases that are not ChatGLM."""
+    template: str = st.selectbox(
+        pick("对话模板", "Chat template"),
+        ["auto", *NAMES],
+        format_func=lambda name: pick("模型自带的", "the model's own") if name == "auto" else name,
+        key=FORM.key("template", "auto"),
+        help=pick(
+            "没有自带模板的基座模型，请选 default、alpaca 或 vicuna；下面的样本会照着显示。",
+            "A base model without a template of its own needs default, alpaca or vicuna; the examples below show it.",
+        ),
+    )
+    return template
 
 
 def ready_config(configs: dict[str, dict[str, Any]]) -> str:

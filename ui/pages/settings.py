@@ -29,8 +29,9 @@ EXPLAINED = {
         "Another embedder is used by new knowledge bases only; existing ones must be built anew.",
     ),
     "generator": (
-        "none：摘录原文，不用模型。openai：任何 OpenAI 兼容的服务。chatglm3：本机转换好的模型。",
-        "none: quotes, no model. openai: any OpenAI-compatible server. chatglm3: a converted model on this machine.",
+        "none：摘录原文，不用模型。openai：任何 OpenAI 兼容的服务。chatglm3：本机转换好的模型。local：本机的其他模型。",
+        "none: quotes, no model. openai: any OpenAI-compatible server. chatglm3: a converted model on this machine. "
+        "local: any other model here.",
     ),
 }
 ICONS = {

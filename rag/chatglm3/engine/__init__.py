@@ -6,5 +6,6 @@ cache.py     keys and values of every slot; a follow-up keeps what it shares wit
 graph.py     one decoding step as a CUDA graph
 sampling.py  logits -> ids
 writing.py   ids -> text: whole characters, stop strings, the loop guard
+config.py    how many at once, how much of each
 engine.py    the thread that puts them together (read this file first)
 """

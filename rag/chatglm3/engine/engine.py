@@ -17,15 +17,15 @@ import random
 import threading
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from kb.errors import GenerationError, ModelError
 from rag.chatglm3.engine.cache import Slot, common
+from rag.chatglm3.engine.config import EngineConfig as EngineConfig
 from rag.chatglm3.engine.graph import Stepper
 from rag.chatglm3.engine.network import Network
-from rag.chatglm3.engine.request import Request, Ticket
+from rag.chatglm3.engine.request import Flight, Request, Ticket
 from rag.chatglm3.engine.sampling import Row, choose, send
 from rag.chatglm3.engine.writing import Writing
 from rag.types import GenerateOptions
@@ -37,37 +37,6 @@ if TYPE_CHECKING:
 
 WORTH_COPYING = 64
 """A shared beginning of so many tokens more is copied from a slot that is busy."""
-
-
-@dataclass(frozen=True, slots=True)
-class EngineConfig:
-    """How many at once and how much of each."""
-
-    slots: int = 4
-    """Requests that are written at the same time; more wait. Each takes context x 28 KiB (229 MB at 8,192 in 16 bit)."""
-    context: int = 0
-    """Prompt and answer together, tokens; 0 is what the model was made for."""
-    chunk: int = 512
-    """Tokens of a prompt that are read in one step while others are being answered."""
-    chunk_alone: int = 2048
-    """The same while nobody waits for a token."""
-    loop_guard: bool = True
-    """End an answer that repeats itself (finish "loop")."""
-    graphs: bool = True
-    """Capture decoding steps as CUDA graphs where there is a GPU."""
-
-    def __post_init__(self) -> None:
-        if min(self.slots, self.chunk, self.chunk_alone) < 1 or self.context < 0:
-            raise ValueError(f"slots and chunks must be at least 1, context 0 or more: {self}")
-
-
-@dataclass(frozen=True, slots=True)
-class Flight:
-    """A step that was begun: for whom, the ids it chooses (rows,), and what tells that they are there."""
-
-    requests: list[Request]
-    ids: torch.Tensor
-    event: Any
 
 
 class Engine:
@@ -271,7 +240,8 @@ class Engine:
         event: Any = None
         if ids.is_cuda:
             here = torch.empty(ids.shape, dtype=ids.dtype, pin_memory=True)
-            ids, event = here.copy_(ids, non_blocking=True), torch.cuda.Event()
+            ids = here.copy_(ids, non_blocking=True)
+            event = torch.cuda.Event()  # type: ignore[no-untyped-call]
             event.record()
         for request in requests:
             request.pending += 1

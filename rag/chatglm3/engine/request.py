@@ -7,12 +7,14 @@ import random
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from kb.errors import GenerationError
 from rag.types import GenerateOptions, Piece
 
 if TYPE_CHECKING:
+    import torch
+
     from rag.chatglm3.engine.cache import Slot
     from rag.chatglm3.engine.writing import Writing
 
@@ -50,6 +52,15 @@ class Request:
         if self.slot is not None and self.done == len(self.ids):
             known = len(self.slot.tokens) - len(self.ids)
             self.slot.tokens += self.chosen[known : self.steps]
+
+
+@dataclass(frozen=True, slots=True)
+class Flight:
+    """A step that was begun: for whom, the ids it chooses (rows,), and what tells that they are there."""
+
+    requests: list[Request]
+    ids: torch.Tensor
+    event: Any
 
 
 class Ticket:

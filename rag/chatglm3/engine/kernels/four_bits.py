@@ -119,7 +119,7 @@ def four_bits(
         up = ups(up_ptr, rows, N, RANKS, WIDE)
         sums = _sums(now, now_q, now_outer, now_offset, x, code_ptr, table_ptr, words, BN, BW, ASSEMBLE)
         y = tl.sum(sums, axis=1)
-        if RANKS > 0:
+        if RANKS > 0:  # noqa: SIM102 - what is known when compiling stands alone
             if group == program:
                 inner = complete(seen, t_ptr, epoch, RANKS, WIDE, PARTS) * factor
         y = finish(y, 1.0, rows, N, offset_ptr, bias_ptr, up, inner, False, BIAS, RANKS)

@@ -32,10 +32,9 @@ def nearest(number: float) -> tuple[int, int]:
     """The two bytes that come nearest to `number` when filled."""
     if number == 0.0:
         return 0, 0
-    bits = struct.unpack(">I", struct.pack(">f", number))[0] >> 16
-    return min(
-        (divmod(bits + step, 256) for step in (-2, -1, 0, 1)), key=lambda pair: abs(filled(*pair) - number)
-    )
+    bits = int.from_bytes(struct.pack(">f", number)[:2], "big")
+    near = [divmod(bits + step, 256) for step in (-2, -1, 0, 1)]
+    return min(near, key=lambda pair: abs(filled(*pair) - number))
 
 
 def words() -> tuple[int, ...]:
