@@ -37,13 +37,13 @@ WANTED = {
 """On an H100 with 3.02 TB/s of copy bandwidth; `bandwidth` in the results is this card's."""
 
 RUNS: dict[str, dict[str, Any]] = {
-    "bf16, first start": {"slots": 16, "only_start": True},
+    "bf16 first start": {"slots": 16, "only_start": True},
     "bf16": {"slots": 16, "generate": True},
     "bf16 + LoRA": {"slots": 16, "lora": True},
     "bf16 + LoRA merged": {"slots": 1, "lora": True, "merge": True},
     "nf4": {"slots": 1, "quantise": "nf4", "context": 8192, "generate": True},
     "nf4 + LoRA": {"slots": 1, "quantise": "nf4", "lora": True},
-    "nf4, four slots": {"slots": 4, "quantise": "nf4"},
+    "nf4 four slots": {"slots": 4, "quantise": "nf4"},
     "int8": {"slots": 1, "quantise": "int8"},
 }
 
@@ -230,7 +230,9 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--small", action="store_true")
-    parser.add_argument("--only", choices=RUNS)
+    parser.add_argument("--only", choices=RUNS, help="one configuration, in this process")
+    parser.add_argument("--runs", default=",".join(RUNS), help="names of configurations")
+    parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     args.work.mkdir(parents=True, exist_ok=True)
     if not torch.cuda.is_available() and not args.small:
@@ -241,7 +243,7 @@ def main() -> None:
         print("RESULT " + json.dumps(one(args.only, base, adapter, small=args.small)))
         return
     results: dict[str, Any] = {}
-    for name in RUNS:
+    for name in args.runs.split(","):
         command = [sys.executable, __file__, "--work", str(args.work), "--only", name]
         done = subprocess.run(
             [*command, *(["--small"] if args.small else [])], capture_output=True, text=True, timeout=400
@@ -249,21 +251,19 @@ def main() -> None:
         line = next((x for x in done.stdout.splitlines() if x.startswith("RESULT ")), None)
         results[name] = json.loads(line[7:]) if line else {"failed": done.stderr[-3000:]}
         print(name, json.dumps(results[name], indent=1), flush=True)
-    report = {
-        "date": datetime.date.today().isoformat(),
-        "device": torch.cuda.get_device_name()
-        if torch.cuda.is_available()
-        else platform.processor() or "cpu",
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
-        "shape": "toy" if args.small else "ChatGLM3-6B",
-        "wanted": WANTED,
-        "results": results,
-    }
-    folder = args.work if args.small else ROOT / "tests" / "bench" / "results"
-    folder.mkdir(exist_ok=True)
-    path = folder / f"decode-{report['date']}.json"
-    path.write_text(json.dumps(report, indent=1) + "\n")
+        report = {
+            "date": datetime.date.today().isoformat(),
+            "device": torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor() or "cpu",
+            "torch": torch.__version__,
+            "transformers": transformers.__version__,
+            "shape": "toy" if args.small else "ChatGLM3-6B",
+            "wanted": WANTED,
+            "results": results,
+        }
+        folder = args.work if args.small else ROOT / "tests" / "bench" / "results"
+        folder.mkdir(exist_ok=True)
+        path = args.out or folder / f"decode-{report['date']}.json"
+        path.write_text(json.dumps(report, indent=1) + "\n")  # after each: what comes later may fail
     print(f"written: {path}")
 
 
