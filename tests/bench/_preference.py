@@ -90,3 +90,15 @@ def tokenizer(shape: GlmShape) -> Any:
     made = Tokenizer(WordLevel(words, unk_token="<unk>"))
     made.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     return PreTrainedTokenizerFast(tokenizer_object=made, pad_token="<pad>", eos_token="</s>")
+
+
+def texts(given: list[tuple[list[int], list[int], list[int]]]) -> list[dict[str, str]]:
+    """The pairs as TRL takes them; it adds the end of an answer itself."""
+    return [
+        {
+            "prompt": " ".join(map(str, p)) + " ",
+            "chosen": " ".join(map(str, c[:-1])),
+            "rejected": " ".join(map(str, r[:-1])),
+        }
+        for p, c, r in given
+    ]

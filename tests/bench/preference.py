@@ -29,7 +29,7 @@ from finetune.encode_judged import Judged, joined
 from finetune.pack import epoch_order
 from finetune.prepare import Prepared
 from rag.chatglm3.shape import GlmShape
-from tests.bench._preference import PAIRS, Result, finish, pairs, real_tokens, same_start, tokenizer
+from tests.bench._preference import PAIRS, Result, finish, pairs, real_tokens, same_start, texts, tokenizer
 from tests.bench._random_glm import REAL, TINY, write_random
 
 RATE = 1e-4
@@ -134,14 +134,7 @@ def trl(folder: Path, shape: GlmShape, *, recipe: str, steps: int) -> Result:
     if scores:
         model = with_score(model, seed=0)
     given = pairs(shape, PAIRS * steps)
-    rows = [
-        {
-            "prompt": " ".join(map(str, p)) + " ",
-            "chosen": " ".join(map(str, c[:-1])),
-            "rejected": " ".join(map(str, r[:-1])),
-        }
-        for p, c, r in given
-    ]
+    rows = texts(given)
     marks: list[float] = []
 
     class Clock(TrainerCallback):  # type: ignore[misc]
@@ -251,10 +244,10 @@ def main() -> int:
     )
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()) / "zhiwen-bench-random")
-    parser.add_argument("--steps", type=int, default=10)
+    parser.add_argument("--steps", type=int, default=8)
     parser.add_argument("--recipes", default=",".join(RECIPES))
     parser.add_argument("--compile", default="auto", choices=("auto", "on", "off"))
-    parser.add_argument("--budget", type=float, default=170, help="seconds after which no recipe begins")
+    parser.add_argument("--budget", type=float, default=150, help="seconds after which no recipe begins")
     parser.add_argument("--tiny", action="store_true")
     parser.add_argument("--one", default="", help=argparse.SUPPRESS)
     args = parser.parse_args()
