@@ -175,7 +175,7 @@ class Network:
             qkv = block.qkv(self._normed(hidden, block.norm), adapter)
             qk, v = torch.split(qkv, [shape.heads * shape.head_dim + keys, keys], dim=-1)
             qk = rotate(qk.view(*size, shape.heads + shape.groups, shape.head_dim), cos=cos, sin=sin)
-            q, k = qk.split([shape.heads, shape.groups], dim=2)
+            q, k = torch.split(qk, [shape.heads, shape.groups], dim=2)
             mixed = attend(number, q, k, v.view(*size, shape.groups, shape.head_dim))
             hidden = hidden + block.out(mixed.reshape(*size, -1), adapter)
             gate, up = block.gate_up(self._normed(hidden, block.second_norm), adapter).chunk(2, dim=-1)
