@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from finetune import checkpoint
 from finetune.config import RunConfig
 from finetune.deal import share
 from finetune.events import EventLog
-from finetune.memory import Layout
+from finetune.memory import Layout, smaller_layout
 from finetune.methods import Trainee, checkpoint_layers, compile_layers, fuse_layers
 from finetune.optimizer import Optimizer
 from finetune.pack import (
@@ -83,13 +82,9 @@ class Loop:
 
     def documents(self, step: int) -> list[Unit]:
         """What step `step` (0-based) learns from."""
-        chosen = step_examples(
-            len(self.prepared.train),
-            step=step,
-            per_step=self.config.examples_per_step,
-            seed=self.config.train.seed,
-        )
-        return [self.prepared.train[i] for i in chosen]
+        units, per_step = self.prepared.train, self.config.examples_per_step
+        chosen = step_examples(len(units), step=step, per_step=per_step, seed=self.config.train.seed)
+        return [units[i] for i in chosen]
 
     def batches(self, documents: list[Unit]) -> list[Batch]:
         """Documents as forward passes."""
@@ -103,9 +98,8 @@ class Loop:
         ahead, self.ahead = self.ahead, None
         if ahead is not None and ahead[0] == step and ahead[1] is self.shape:
             return ahead[2]
-        world = self.world
-        documents = self.documents(step)
-        return share(documents, make=self.batches, rank=world.rank, ranks=world.size, even=world.sharded)
+        units, world = self.documents(step), self.world
+        return share(units, make=self.batches, rank=world.rank, ranks=world.size, even=world.sharded)
 
     def _look_ahead(self) -> None:
         step = self.progress.step + 1
@@ -114,15 +108,15 @@ class Loop:
 
     def setup(self) -> None:
         """Checkpointing and compiling as the layout says."""
-        if self.layout.kernels:
-            layout = self.layout
+        layout = self.layout
+        if layout.kernels:
             self.trainee = fuse_layers(
                 self.trainee, kept=layout.kept, resident=layout.resident, roomy=layout.roomy
             )
             return
-        if self.layout.recompute:
+        if layout.recompute:
             checkpoint_layers(self.trainee)
-        if self.layout.compiled:
+        if layout.compiled:
             compile_layers(self.trainee)
 
     # ------------------------------------------------------------ steps
@@ -170,38 +164,27 @@ class Loop:
                 torch.cuda.empty_cache()
         if self.layout.compiled:
             seconds = time.perf_counter() - begin
-            self.log.write(
-                "compiled", step=self.progress.step, seconds=round(seconds, 2), tokens=self.shape.tokens
-            )
+            step, tokens = self.progress.step, self.shape.tokens
+            self.log.write("compiled", step=step, seconds=round(seconds, 2), tokens=tokens)
             torch.compiler.set_stance("fail_on_recompile")
 
     def _smaller(self, reason: str) -> Layout:
         """The next smaller layout. Raises ModelError if there is none."""
         layout, longest = self.layout, max(self.prepared.lengths)
         can = self.config.train.gradient_checkpointing != "off" and not self.trainee.prefix
-        if layout.tokens > longest and layout.tokens > 2048:
-            smaller = replace(layout, tokens=max(longest, layout.tokens // 2))
-            zh, en = f"每行缩短为 {smaller.tokens} 个 token", f"rows of {smaller.tokens} tokens"
-        elif layout.kernels and (layout.resident or (layout.kept and can)):
-            smaller = replace(
-                layout, resident=False, roomy=False, recompute=can, kept=0 if can else layout.kept
-            )
-            self.trainee = fuse_layers(self.trainee, kept=smaller.kept, resident=False)
-            zh, en = "开启重算，权重随用随解", "recomputing, weights unpacked when they are needed"
-        elif not layout.recompute and can:
-            smaller = replace(layout, recompute=True)
-            checkpoint_layers(self.trainee)
-            zh, en = "开启重算（gradient checkpointing）", "gradient checkpointing on"
-        elif layout.tokens > longest:
-            smaller = replace(layout, tokens=max(longest, layout.tokens // 2))
-            zh, en = f"每行缩短为 {smaller.tokens} 个 token", f"rows of {smaller.tokens} tokens"
-        else:
+        found = smaller_layout(layout, longest=longest, recompute=can)
+        if found is None:
             raise ModelError(
                 f"out of memory with the smallest rows ({longest} tokens): {reason} Use a smaller --cutoff-len, "
                 "--finetuning-type qlora, or a smaller --lora-rank.",
                 zh=f"行缩到最短（{longest} 个 token）内存仍不够：{reason} 请减小 --cutoff-len、改用 "
                 "--finetuning-type qlora 或减小 --lora-rank。",
             )
+        smaller, zh, en = found
+        if smaller.kernels and (smaller.kept, smaller.resident) != (layout.kept, layout.resident):
+            self.trainee = fuse_layers(self.trainee, kept=smaller.kept, resident=smaller.resident)
+        elif smaller.recompute and not layout.recompute:
+            checkpoint_layers(self.trainee)
         self.log.write(
             "say",
             step=self.progress.step,
@@ -291,8 +274,7 @@ class Loop:
         )
 
     def _tired(self) -> bool:
-        patience = self.config.train.early_stopping_patience
-        return bool(patience) and self.progress.waited >= patience
+        return 0 < self.config.train.early_stopping_patience <= self.progress.waited
 
     # ------------------------------------------------------------ evaluation and checkpoints
 

@@ -230,3 +230,22 @@ def _fused_layout(
             smallest = layout, found
     assert smallest is not None
     return *smallest, False
+
+
+def smaller_layout(layout: Layout, *, longest: int, recompute: bool) -> tuple[Layout, str, str] | None:
+    """What to try when memory ran out, in words (Chinese, English); None if nothing is left.
+
+    `longest`: tokens of the longest document; `recompute`: whether activations may be computed again.
+    """
+    halved = replace(layout, tokens=max(longest, layout.tokens // 2))
+    words = f"每行缩短为 {halved.tokens} 个 token", f"rows of {halved.tokens} tokens"
+    if layout.tokens > max(longest, 2048):
+        return halved, *words
+    if layout.kernels and (layout.resident or (layout.kept and recompute)):
+        kept = 0 if recompute else layout.kept
+        less = replace(layout, resident=False, roomy=False, recompute=recompute, kept=kept)
+        return less, "开启重算，权重随用随解", "recomputing, weights unpacked when they are needed"
+    if not layout.recompute and recompute:
+        again = replace(layout, recompute=True)
+        return again, "开启重算（gradient checkpointing）", "gradient checkpointing on"
+    return (halved, *words) if layout.tokens > longest else None

@@ -6,9 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from finetune.deal import share
 from finetune.parallel import World
-from finetune.quiet import quiet, quiet_batches
+from finetune.quiet import quiet, quiet_shares
 from finetune.stages.reference import pieces
 
 if TYPE_CHECKING:
@@ -51,17 +50,18 @@ def learn(
 
     `batches`: see `deal.share`. `meanwhile` is called once all of them are on their way.
 
-    If memory runs out in one process, all hear of it, so that all adapt. Not so with sharded weights: there the others
-    wait in the middle of a layer, and torch.OutOfMemoryError ends the run.
+    If memory runs out in one process, all hear of it, so that all adapt. Not so where the others wait for it in the middle
+    of something (a sharded layer, the objective's own passes): there torch.OutOfMemoryError ends the run.
     """
     import torch
 
     if world.sharded:  # it takes the mean over the processes where we want the sum
         scale *= world.size
     total = torch.zeros(1 + len(objective.names), device=trainee.device)
-    mine, weight, full = [0.0] * len(total), 0, ""
+    mine, weight, full, begun = [0.0] * len(total), 0, "", False
     try:
-        trainee.within(lambda: objective.begin(trainee, units, part="train", number=number, layout=layout))
+        _begin(trainee, units, objective=objective, part="train", number=number, layout=layout, world=world)
+        begun = True
         for batch, counts in batches:
             loss, seen = _loss(trainee, batch, objective=objective, noise=noise)
             scaled: Any = loss * (scale if counts else 0.0)
@@ -72,7 +72,7 @@ def learn(
         meanwhile()  # the GPU is still busy: nobody has asked it for a number yet
         mine = total.tolist()
     except torch.OutOfMemoryError as error:
-        if world.sharded:
+        if world.sharded or (world.size > 1 and not begun):
             raise
         full = str(error).splitlines()[0]
     summed, weights, *sums, short = world.sums(mine[0], weight, *mine[1:], bool(full))
@@ -85,15 +85,12 @@ def measure(
     """Forward only, over an evaluation set, shared among the processes."""
     found = [0.0] * (2 + len(objective.names))
 
-    def rows(part: list[Unit]) -> list[Batch]:
-        return quiet_batches(part, layout=layout)
-
     for number, piece in enumerate(pieces(units)):
-        _begin(trainee, piece, objective=objective, number=number, layout=layout)
+        _begin(
+            trainee, piece, objective=objective, part="evaluation", number=number, layout=layout, world=world
+        )
         with quiet(trainee):
-            for batch, counts in share(
-                piece, make=rows, rank=world.rank, ranks=world.size, even=world.sharded
-            ):
+            for batch, counts in quiet_shares(piece, layout=layout, world=world):
                 loss, seen = _loss(trainee, batch, objective=objective, noise=0.0)
                 if counts:
                     values = [float(loss), float(objective.weight(batch)), *seen.tolist()]
@@ -103,9 +100,18 @@ def measure(
 
 
 def _begin(
-    trainee: Trainee, piece: Sequence[Unit], *, objective: Objective, number: int, layout: Layout
+    trainee: Trainee,
+    units: Sequence[Unit],
+    *,
+    objective: Objective,
+    part: str,
+    number: int,
+    layout: Layout,
+    world: World,
 ) -> None:
-    trainee.within(lambda: objective.begin(trainee, piece, part="evaluation", number=number, layout=layout))
+    trainee.within(
+        lambda: objective.begin(trainee, units, part=part, number=number, layout=layout, world=world)
+    )
 
 
 def _loss(trainee: Trainee, batch: Batch, *, objective: Objective, noise: float) -> tuple[Tensor, Tensor]:

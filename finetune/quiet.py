@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
+from finetune.deal import share
 from finetune.memory import Layout
 from finetune.methods import Trainee
 from finetune.pack import Batch, RowShape, Unit, packed_batches, padded_batches
+from finetune.parallel import World
 
 
 @contextmanager
@@ -22,6 +24,17 @@ def quiet(trainee: Trainee) -> Iterator[None]:
             yield
     finally:
         trainee.model.train(training)
+
+
+def quiet_shares(units: Sequence[Unit], *, layout: Layout, world: World) -> list[tuple[Batch, bool]]:
+    """This process' rows of such a pass, and whether each counts (see finetune.deal)."""
+    return share(
+        units,
+        make=lambda part: quiet_batches(part, layout=layout),
+        rank=world.rank,
+        ranks=world.size,
+        even=world.sharded,
+    )
 
 
 def quiet_batches(units: Sequence[Unit], *, layout: Layout) -> list[Batch]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from finetune import adapter_folder, checkpoint, events, plots, run, samples, shards
+from finetune import adapter_folder, best, checkpoint, events, plots, run, samples, shards
 from finetune.bases import chat_of, settled, verified
 from finetune.board import Board
 from finetune.config import RunConfig
@@ -31,9 +31,6 @@ from rag.types import Message
 
 if TYPE_CHECKING:
     from rag.types import Chat
-
-BEST = "best.safetensors"
-"""Weights of the best evaluation, kept for early stopping."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,17 +193,7 @@ class _Run:
         self.log.write("eval", step=self.loop.progress.step, loss=loss, **measures)
         self.board.evaluation(loss, self.loop.progress.step, measures)
         if self.loop.judge(loss) and self.config.train.early_stopping_patience:
-            from safetensors.torch import save_file
-
-            masters = {
-                n: shards.whole(t.detach()).cpu().contiguous().clone()
-                for n, t in self.loop.optimizer.masters.items()
-            }
-            if self.world.main:
-                work = self.folder / f".{BEST}"
-                save_file(masters, work)
-                work.replace(self.folder / BEST)
-            self.world.wait()
+            best.keep(self.folder, optimizer=self.loop.optimizer, world=self.world)
 
     def _sample(self) -> None:
         """Without shards the first process answers alone."""
@@ -303,16 +290,8 @@ class _Run:
 
     def _take_best(self) -> None:
         """Go back to the weights of the best evaluation."""
-        from safetensors.torch import load_file
-
-        optimizer, state = self.loop.optimizer, self.loop.progress
-        best = load_file(self.folder / BEST)
-        import torch
-
-        with torch.no_grad():
-            for name, master in optimizer.masters.items():
-                master.copy_(shards.part_like(best[name], master))
-        optimizer.publish()
+        state = self.loop.progress
+        best.take(self.folder, optimizer=self.loop.optimizer)
         self.log.write(
             "say", step=state.step,
             zh=f"评估损失连续 {state.waited} 次没有下降，提前结束；采用第 {state.best_step} 步的权重（{state.best:.4f}）。",

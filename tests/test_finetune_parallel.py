@@ -36,6 +36,13 @@ KINDS: dict[str, dict[str, Any]] = {
     },
     "qlora-fsdp": {"finetuning_type": "qlora", "parallel": "fsdp"},
     "kernels-ddp": {"finetuning_type": "qlora", "kernels": "on"},
+    "early-fsdp": {
+        "parallel": "fsdp",
+        "early_stopping_patience": 1,
+        "learning_rate": 2e-2,
+        "lora_rank": 16,
+        "max_steps": 60,
+    },
     "rm-ddp": {"stage": "rm", "dataset": "pairs", "predict_with_generate": False},
     "dpo-ddp": {"stage": "dpo", "dataset": "pairs"},
     "kto-fsdp": {"stage": "kto", "dataset": "thumbs", "parallel": "fsdp"},
@@ -70,10 +77,10 @@ def curve(folder: Path) -> list[tuple[str, int, float]]:
     return [(e["event"], e["step"], e["loss"]) for e in events.read(folder) if e["event"] in ("step", "eval")]
 
 
-def same_curve(one: Path, two: Path) -> None:
+def same_curve(one: Path, two: Path, *, rel: float = 1e-5) -> None:
     a, b = curve(one), curve(two)
     assert [x[:2] for x in a] == [x[:2] for x in b] and len(a) > 3
-    assert [x[2] for x in a] == pytest.approx([x[2] for x in b], rel=1e-5)
+    assert [x[2] for x in a] == pytest.approx([x[2] for x in b], rel=rel)
 
 
 def halfway(folder: Path) -> None:
@@ -148,7 +155,7 @@ def second_process(launcher: int, folder: Path) -> int:
 def test_two_processes_give_the_curve_of_one(done: Done, kind: str) -> None:
     assert run.info(done.folders[kind]).state == "done", done.text[-3000:]
     alone = train(made(done.place, f"alone-{kind}", **{**KINDS[kind], "parallel": "ddp"})).folder
-    same_curve(alone, done.folders[kind])
+    same_curve(alone, done.folders[kind], rel=1e-3 if kind == "early-fsdp" else 1e-5)  # it learns in leaps
     found = events.read(done.folders[kind])
     assert [e["event"] for e in found].count("begin") == 1, "one of them writes"
     assert next(e for e in found if e["event"] == "begin")["processes"] == 2
@@ -159,7 +166,9 @@ def test_two_processes_give_the_curve_of_one(done: Done, kind: str) -> None:
             "k_proj.bias"
         ):  # softmax hardly sees it: its gradient is rounding, which Adam blows up
             continue
-        torch.testing.assert_close(one[name], two[name], rtol=1e-3, atol=2e-4, msg=name)
+        torch.testing.assert_close(
+            one[name], two[name], rtol=1e-3, atol=1e-3 if kind == "early-fsdp" else 2e-4, msg=name
+        )
     if KINDS[kind].get("predict_with_generate"):
         assert len((done.folders[kind] / "predictions.jsonl").read_text().splitlines()) == 3
     for name in ("samples.md", "plots/loss.png", "metrics.json"):

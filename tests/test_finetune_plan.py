@@ -51,6 +51,10 @@ def config_of(place: Path, **values: Any) -> RunConfig:
         (Layout(8192), 45.8),
         (Layout(8192, compiled=True), 36.7),
         (Layout(8192, recompute=True, compiled=True), 7.9),
+        (Layout(23_552, kernels=True, kept=28, resident=True), 71.66),
+        (Layout(6144, kernels=True, kept=28, resident=True), 29.62),
+        (Layout(6144, recompute=True, kernels=True), 6.94),
+        (Layout(1024, kernels=True, kept=28), 7.26),
     ],
 )
 def test_memory_of_the_real_model_is_within_ten_percent_of_what_was_measured(

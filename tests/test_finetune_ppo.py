@@ -158,6 +158,21 @@ def test_the_engine_answers_with_the_adapter_as_it_is_now(place: Path) -> None:
         assert tuple(said[len(answer.prompt) - 1 : -1].tolist()) == answer.written
 
 
+def test_every_event_has_words_for_the_terminal(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from ui import text
+    from ui.train_show import line_of, state_of
+
+    values = ppo_values(place, max_steps=2, per_device_train_batch_size=8, val_size=2, eval_steps=1)
+    folder = train(run.create(from_values(values)), reward=Exactly(place / "model")).folder
+    for language, word in (("zh", "得分"), ("en", "held-out")):
+        monkeypatch.setattr(text, "_language", language)
+        found = events.read(folder)
+        lines = [line_of(e) for e in found]
+        assert any(word in line for line in lines), lines
+        steps = [state_of(e) for e in found if e["event"] == "step"]
+        assert len(steps) == 2 and all("score" in s and "kl" in s and "tok/s" in s for s in steps)
+
+
 @pytest.mark.parametrize("resident", [False, True])
 def test_fused_layers_say_the_same_in_every_role(place: Path, tmp_path: Path, resident: bool) -> None:
     """Policy, reference and reward through finetune.kernels: numbers and gradients of transformers' own layers."""

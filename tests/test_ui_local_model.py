@@ -59,6 +59,29 @@ def test_a_plan_names_the_models_own_layers(
     assert "ChatGLM" in capsys.readouterr().err
 
 
+def test_what_cannot_be_trained_is_said_before_a_run_is_made(
+    place: Path, home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = [
+        "finetune",
+        "--model-name-or-path",
+        str(place / "llama"),
+        "--dataset",
+        str(place / "facts.json"),
+    ]
+    command += ["--output-dir", str(tmp_path / "runs")]
+    assert main([*command, "--finetuning-type", "ptuning"]) == 1
+    assert "qlora" in capsys.readouterr().err
+    assert main([*command, "--template", "chatglm3"]) == 1
+    assert "<|user|>" in capsys.readouterr().err
+    folder = tiny_base(
+        tmp_path / "odd", "qwen3", template="{% for m in messages %}{{ m.content }}{% endfor %}x"
+    )
+    assert main([*command[:2], str(folder), *command[3:]]) == 1
+    assert "--template alpaca" in capsys.readouterr().err
+    assert not (tmp_path / "runs").exists()
+
+
 @pytest.mark.slow
 def test_asking_prints_the_answer_and_nothing_of_the_libraries(place: Path, home: Path) -> None:
     assert main(["index", str(place / "docs"), "--kb", "d"]) == 0

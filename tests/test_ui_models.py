@@ -98,4 +98,4 @@ def test_prompt_show(official: Path, home: Path, tmp_path: Path, capsys: pytest.
     talk.write_text('[{"role": "user"}]')
     assert main([*show, f"@{talk}"]) == 1
     assert main(["prompt", "show", "你好"]) == 1
-    assert "No ChatGLM3 model is set" in capsys.readouterr().err
+    assert "No model of this machine is set" in capsys.readouterr().err

@@ -132,12 +132,6 @@ def share_matrices(stack: Any, other: Any) -> bool:
     if shapes != [[(p.rank, p.columns) for p in layer.plates.values()] for layer in other.layers]:
         return False
     stack.matrices, stack.rooms = other.matrices, other.rooms
-    if stack.resident:
-        other.begin()  # so that the matrices are there
-        stack.borders = {
-            (number, kind): stack.layers[number].plates[kind].border(matrix)
-            for (number, kind), matrix in stack.matrices.items()
-        }
     return True
 
 

@@ -11,6 +11,7 @@ from finetune.logprobs import answer_log_probs
 from finetune.memory import Layout
 from finetune.methods import Trainee
 from finetune.pack import Batch, Unit
+from finetune.parallel import ALONE, World
 from finetune.preference_config import DpoLoss
 from finetune.stages.rm import pair_report
 
@@ -63,7 +64,14 @@ class Dpo:
         return len(batch.units)
 
     def begin(
-        self, trainee: Trainee, units: Sequence[Unit], *, part: str, number: int, layout: Layout
+        self,
+        trainee: Trainee,
+        units: Sequence[Unit],
+        *,
+        part: str,
+        number: int,
+        layout: Layout,
+        world: World = ALONE,
     ) -> None:
         """Nothing."""
 

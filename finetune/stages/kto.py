@@ -15,7 +15,8 @@ from finetune.logprobs import answer_log_probs
 from finetune.memory import Layout
 from finetune.methods import Trainee
 from finetune.pack import Batch, Unit
-from finetune.quiet import quiet, quiet_batches
+from finetune.parallel import ALONE, World
+from finetune.quiet import quiet, quiet_shares
 from finetune.stages.dpo import references
 
 if TYPE_CHECKING:
@@ -41,13 +42,14 @@ def mismatched(units: Sequence[Unit], *, cutoff: int) -> list[Judged]:
     ]
 
 
-def mean_log_prob(trainee: Trainee, units: Sequence[Unit], *, layout: Layout) -> float:
-    """Mean over the documents, of their summed log-probability."""
+def mean_log_prob(trainee: Trainee, units: Sequence[Unit], *, layout: Layout, world: World = ALONE) -> float:
+    """Mean over the documents, of their summed log-probability. Processes share the work."""
     total = 0.0
     with quiet(trainee):
-        for batch in quiet_batches(units, layout=layout):
-            total += float(answer_log_probs(trainee, batch.to(trainee.device)).sum())
-    return total / len(units)
+        for batch, counts in quiet_shares(units, layout=layout, world=world):
+            found = float(answer_log_probs(trainee, batch.to(trainee.device)).sum())
+            total += found if counts else 0.0
+    return world.sums(total)[0] / len(units)
 
 
 class Kto:
@@ -65,11 +67,19 @@ class Kto:
         return len(batch.units)
 
     def begin(
-        self, trainee: Trainee, units: Sequence[Unit], *, part: str, number: int, layout: Layout
+        self,
+        trainee: Trainee,
+        units: Sequence[Unit],
+        *,
+        part: str,
+        number: int,
+        layout: Layout,
+        world: World = ALONE,
     ) -> None:
         """Measure how far the model has moved; never below zero."""
         wrong = mismatched(units, cutoff=self.cutoff)
-        self.kl = max(0.0, mean_log_prob(trainee, wrong, layout=layout) - self.apart[part, number])
+        now = mean_log_prob(trainee, wrong, layout=layout, world=world)
+        self.kl = max(0.0, now - self.apart[part, number])
 
     def loss(self, trainee: Trainee, batch: Batch, *, noise: float = 0.0) -> tuple[Tensor, Tensor]:
         import torch

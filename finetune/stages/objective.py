@@ -10,6 +10,7 @@ from finetune.forward import loss_sum
 from finetune.memory import Layout
 from finetune.methods import Trainee
 from finetune.pack import Batch, Unit
+from finetune.parallel import ALONE, World
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -25,9 +26,18 @@ class Objective(Protocol):
         """What the sum is divided by: trained tokens, pairs or examples."""
 
     def begin(
-        self, trainee: Trainee, units: Sequence[Unit], *, part: str, number: int, layout: Layout
+        self,
+        trainee: Trainee,
+        units: Sequence[Unit],
+        *,
+        part: str,
+        number: int,
+        layout: Layout,
+        world: World = ALONE,
     ) -> None:
-        """Before the batches of `units`: optimiser step `number` of part "train", or the n-th piece of "evaluation"."""
+        """Before the batches of `units`: optimiser step `number` of part "train", or the n-th piece of "evaluation".
+
+        All processes of `world` are told all units."""
 
     def loss(self, trainee: Trainee, batch: Batch, *, noise: float = 0.0) -> tuple[Tensor, Tensor]:
         """The sum of the loss, and (detached) the sums that `names` names."""
@@ -45,7 +55,14 @@ class NextWord:
         return len(batch.targets)
 
     def begin(
-        self, trainee: Trainee, units: Sequence[Unit], *, part: str, number: int, layout: Layout
+        self,
+        trainee: Trainee,
+        units: Sequence[Unit],
+        *,
+        part: str,
+        number: int,
+        layout: Layout,
+        world: World = ALONE,
     ) -> None:
         """Nothing."""
 

@@ -21,7 +21,7 @@ from finetune.methods import Trainee
 from finetune.pack import Unit, documents_of, step_examples, steps_per_epoch
 from finetune.parallel import ALONE, World
 from finetune.prepare import Prepared
-from finetune.quiet import quiet, quiet_batches
+from finetune.quiet import quiet, quiet_shares
 from finetune.run import stop_requested
 from finetune.stages.kto import Kto, mean_log_prob, mismatched
 
@@ -70,10 +70,9 @@ def with_reference(
         )
         groups = _groups(prepared, steps, config) if config.data.stage == "kto" else {}
         count = len(seen) + len(prepared.evaluation) + sum(map(len, groups.get("train", [])))
-        found = _measure(
-            prepared, seen, groups, trainee, layout, _Teller(folder, log, count, heeds=world.size == 1)
-        )
-        if world.main:  # every process works them out, one writes
+        teller = _Teller(folder, log, count, heeds=world.size == 1)
+        found = _measure(prepared, seen, groups, trainee, layout, teller, world)
+        if world.main:
             _write(folder / FILE, found, key)
     if isinstance(objective, Kto):
         objective.apart = {
@@ -138,26 +137,34 @@ def _measure(
     trainee: Trainee,
     layout: Layout,
     tell: Callable[[int], None],
+    world: World,
 ) -> dict[str, Tensor]:
     import torch
 
     out = {
-        "train": reference_of(trainee, [prepared.train[i] for i in seen], layout=layout, tell=tell),
-        "evaluation": reference_of(trainee, prepared.evaluation, layout=layout, tell=tell),
+        "train": reference_of(
+            trainee, [prepared.train[i] for i in seen], layout=layout, tell=tell, world=world
+        ),
+        "evaluation": reference_of(trainee, prepared.evaluation, layout=layout, tell=tell, world=world),
     }
     for name, parts in groups.items():
         means = []
         for units in parts:
-            means.append(mean_log_prob(trainee, units, layout=layout))
+            means.append(mean_log_prob(trainee, units, layout=layout, world=world))
             tell(len(units) if name == "train" else 0)
         out[f"apart/{name}"] = torch.tensor(means, dtype=torch.float64)
     return out
 
 
 def reference_of(
-    trainee: Trainee, units: Sequence[Unit], *, layout: Layout, tell: Callable[[int], None] | None = None
+    trainee: Trainee,
+    units: Sequence[Unit],
+    *,
+    layout: Layout,
+    tell: Callable[[int], None] | None = None,
+    world: World = ALONE,
 ) -> Tensor:
-    """Log-probabilities of the answers, now. *Shape:* (units, documents of one), float32."""
+    """Log-probabilities of the answers, now. *Shape:* (units, documents of one), float32. Processes share the work."""
     import torch
 
     out: list[Tensor] = []
@@ -166,11 +173,12 @@ def reference_of(
         for at in range(0, len(units), piece):
             part = units[at : at + piece]
             place = {id(unit): n for n, unit in enumerate(part)}
-            values = torch.empty(len(part), len(documents_of(part[:1])))
-            for batch in quiet_batches(part, layout=layout):
+            values = torch.zeros(len(part), len(documents_of(part[:1])))
+            for batch, counts in quiet_shares(part, layout=layout, world=world):
                 found = answer_log_probs(trainee, batch.to(trainee.device)).cpu()
-                values[[place[id(unit)] for unit in batch.units]] = found.view(len(batch.units), -1)
-            out.append(values)
+                if counts:
+                    values[[place[id(unit)] for unit in batch.units]] = found.view(len(batch.units), -1)
+            out.append(world.add_tensor(values))
             if tell is not None:
                 tell(len(part))
     return torch.cat(out) if out else torch.empty(0, 1)

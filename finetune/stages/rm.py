@@ -9,6 +9,7 @@ from finetune.config import RunConfig
 from finetune.memory import Layout
 from finetune.methods import Trainee
 from finetune.pack import Batch, Unit
+from finetune.parallel import ALONE, World
 from finetune.reward import last_scores
 
 if TYPE_CHECKING:
@@ -39,7 +40,14 @@ class Rm:
         return len(batch.units)
 
     def begin(
-        self, trainee: Trainee, units: Sequence[Unit], *, part: str, number: int, layout: Layout
+        self,
+        trainee: Trainee,
+        units: Sequence[Unit],
+        *,
+        part: str,
+        number: int,
+        layout: Layout,
+        world: World = ALONE,
     ) -> None:
         """Nothing."""
 

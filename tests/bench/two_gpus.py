@@ -25,7 +25,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.bench.training import REAL, SMALL, documents, write_model
+from tests.bench._training_recipes import REAL, SMALL, documents, write_model
 
 RECIPES: dict[str, dict[str, Any]] = {
     "auto": {},  # fused layers where they can be used
@@ -33,7 +33,7 @@ RECIPES: dict[str, dict[str, Any]] = {
     "plain": {"compile": "off", "kernels": "off"},
 }
 CONTESTANTS = {"one": (1, "ddp"), "two": (2, "ddp"), "fsdp": (2, "fsdp")}
-FEW = 5
+FEW = 4
 """Steps of fsdp."""
 WANTED = 1.85
 """Times the speed of one GPU (issue 7)."""
@@ -154,7 +154,7 @@ def main() -> int:
     )
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()) / "zhiwen-bench-model")
-    parser.add_argument("--steps", type=int, default=12)
+    parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--per-step", type=int, default=128, help="documents of one step")
     parser.add_argument("--recipe", choices=RECIPES, default="auto", help="auto: what a run takes by itself")
     parser.add_argument("--only", default=",".join(CONTESTANTS))

@@ -84,10 +84,22 @@ def run(args: argparse.Namespace) -> int:
     if args.plan:
         return _plan(config, as_json=args.json, gpus=args.gpus)
     _check_gpus(config, args.gpus)
+    _check_base(config)
     _say_tiny(config)
     if args.background:
         return _told(runs.start(config, gpus=args.gpus).folder)
     return _train(runs.create(config), gpus=args.gpus)
+
+
+def _check_base(config: RunConfig) -> None:
+    """What the base or its template cannot do, said before a run folder is made. Raises ZhiwenError."""
+    from finetune.bases import chat_of, settled
+    from finetune.start import with_start
+    from rag.types import Message
+
+    chat = chat_of(settled(with_start(config))[0])
+    if config.data.stage != "pt":  # a template that cannot be masked says so here
+        chat.example((Message("user", "?"), Message("assistant", ".")))
 
 
 def _check_gpus(config: RunConfig, gpus: int) -> None:

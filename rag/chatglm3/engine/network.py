@@ -120,7 +120,7 @@ class Network:
             ).transpose(1, 2)
 
         hidden = self._forward(tokens, positions[None, :], self.adapter_index([adapter]), attend)
-        logits: torch.Tensor = self.head(self.norm(hidden[:, -1]))[0]
+        logits: torch.Tensor = self.head(self._normed(hidden[:, -1], self.norm))[0]
         return logits
 
     def decode(
@@ -154,7 +154,7 @@ class Network:
             return out.reshape(rows, 1, self.shape.heads, self.shape.head_dim)
 
         hidden = self._forward(ids[:, None], positions[:, None], adapter, attend)
-        logits: torch.Tensor = self.head(self.norm(hidden[:, 0]))
+        logits: torch.Tensor = self.head(self._normed(hidden[:, 0], self.norm))
         return logits
 
     def _forward(
@@ -172,15 +172,22 @@ class Network:
         cos, sin = self.cos[positions][:, :, None, :], self.sin[positions][:, :, None, :]
         hidden: torch.Tensor = self.embed(ids)
         for number, block in enumerate(self.blocks):
-            qkv = block.qkv(block.norm(hidden), adapter)
-            q, k, v = torch.split(qkv, [shape.heads * shape.head_dim, keys, keys], dim=-1)
-            q = rotate(q.view(*size, shape.heads, shape.head_dim), cos=cos, sin=sin)
-            k = rotate(k.view(*size, shape.groups, shape.head_dim), cos=cos, sin=sin)
+            qkv = block.qkv(self._normed(hidden, block.norm), adapter)
+            qk, v = torch.split(qkv, [shape.heads * shape.head_dim + keys, keys], dim=-1)
+            qk = rotate(qk.view(*size, shape.heads + shape.groups, shape.head_dim), cos=cos, sin=sin)
+            q, k = qk.split([shape.heads, shape.groups], dim=2)
             mixed = attend(number, q, k, v.view(*size, shape.groups, shape.head_dim))
             hidden = hidden + block.out(mixed.reshape(*size, -1), adapter)
-            gate, up = block.gate_up(block.second_norm(hidden), adapter).chunk(2, dim=-1)
+            gate, up = block.gate_up(self._normed(hidden, block.second_norm), adapter).chunk(2, dim=-1)
             hidden = hidden + block.down(up * torch.nn.functional.silu(gate), adapter)
         return hidden
+
+    def _normed(self, hidden: torch.Tensor, norm: Any) -> torch.Tensor:
+        """RMSNorm in one operation: a short prompt is bounded by how many there are."""
+        import torch
+
+        size = (self.shape.hidden,)
+        return torch.nn.functional.rms_norm(hidden, size, norm.weight, self.shape.epsilon)
 
 
 def rotate(x: torch.Tensor, *, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:

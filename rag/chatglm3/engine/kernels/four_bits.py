@@ -117,6 +117,7 @@ def four_bits(
                 w_ptr, q_ptr, outer_ptr, offset_ptr, far, word, part, total, K, BW
             )
         up = ups(up_ptr, rows, N, RANKS, WIDE)
+        up2 = ups(up_ptr, rows + N, total, RANKS, WIDE) if SWIGLU else 0.0
         sums = _sums(now, now_q, now_outer, now_offset, x, code_ptr, table_ptr, words, BN, BW, ASSEMBLE)
         y = tl.sum(sums, axis=1)
         if RANKS > 0:  # noqa: SIM102 - what is known when compiling stands alone
@@ -127,7 +128,7 @@ def four_bits(
             sums = _sums(
                 now2, now_q2, now_outer2, now_offset2, x, code_ptr, table_ptr, words, BN, BW, ASSEMBLE
             )
-            y2, up2 = tl.sum(sums, axis=1), ups(up_ptr, rows + N, total, RANKS, WIDE)
+            y2 = tl.sum(sums, axis=1)
             more = finish(y2, 1.0, rows + N, total, offset_ptr, bias_ptr, up2, inner, False, BIAS, RANKS)
             y = y * tl.sigmoid(y) * more
         if RESIDUAL:
