@@ -55,6 +55,8 @@ def config_of(place: Path, **values: Any) -> RunConfig:
         (Layout(6144, kernels=True, kept=28, resident=True), 29.62),
         (Layout(6144, recompute=True, kernels=True), 6.94),
         (Layout(1024, kernels=True, kept=28), 7.26),
+        (Layout(23_552, kernels=True, kept=28, resident=True, roomy=True), 98.21),
+        (Layout(4096, recompute=True, kernels=True, kept=4), 7.36),
     ],
 )
 def test_memory_of_the_real_model_is_within_ten_percent_of_what_was_measured(

@@ -24,9 +24,10 @@ SMALL = GlmShape(2, 64, 4, 2, 16, 128, 512, 1024)
 RECIPES: dict[str, dict[str, Any]] = {
     "ours": {},
     "ours-8gib": {"gib": 8.0, "steps": 7},
-    "loss-ours": {"docs": 8, "steps": 20, "rate": 1e-4},
+    "loss-ours": {"docs": 8, "steps": 20},
+    "loss-packed": {"docs": 8, "steps": 20, "kernels": "off", "compile": "off", "gradient_checkpointing": "on"},
     "loss-plain": {
-        "docs": 8, "steps": 20, "rate": 1e-4, "kernels": "off", "packing": False, "compile": "off",
+        "docs": 8, "steps": 20, "kernels": "off", "packing": False, "compile": "off",
         "gradient_checkpointing": "on", "per_device": 8,
     },
     "tutorial": {"steps": 6},

@@ -253,7 +253,9 @@ def main() -> None:
         print(name, json.dumps(results[name], indent=1), flush=True)
         report = {
             "date": datetime.date.today().isoformat(),
-            "device": torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor() or "cpu",
+            "device": torch.cuda.get_device_name()
+            if torch.cuda.is_available()
+            else platform.processor() or "cpu",
             "torch": torch.__version__,
             "transformers": transformers.__version__,
             "shape": "toy" if args.small else "ChatGLM3-6B",

@@ -30,13 +30,14 @@ from tests.bench._training_recipes import (
     SMALL,
     WANTED,
     Result,
+    documents,
     ours,
     trl,
     tutorial,
     write_model,
 )  # fmt: skip
 
-KERNELS = "kernels"
+KERNELS, GRADIENTS = "kernels", "gradients"
 
 
 def one(recipe: str, folder: Path, args: argparse.Namespace) -> dict[str, Any]:
@@ -46,6 +47,10 @@ def one(recipe: str, folder: Path, args: argparse.Namespace) -> dict[str, Any]:
 
         return {"recipe": KERNELS, "rows": measure()}
     shape = SMALL if args.small else REAL
+    if recipe == GRADIENTS:
+        from tests.bench._training_gradients import measure as compare
+
+        return {"recipe": GRADIENTS, "rows": compare(folder, documents(shape, 5, seed=3))}
     steps = min(args.steps, RECIPES[recipe].get("steps", args.steps))
     found: Result
     if recipe == "tutorial":
@@ -66,7 +71,7 @@ def table(results: list[dict[str, Any]]) -> str:
         "| --- | --- | --- | --- | --- | --- |",
     ]
     for r in results:
-        if r["recipe"] == KERNELS:
+        if "rows" in r:
             continue
         planned = f"{r['planned_gib']:.1f}" if r["planned_gib"] else ""
         warm = f"{r['warmup_seconds']:.1f}" if r["warmup_seconds"] else ""
@@ -90,10 +95,22 @@ def verdicts(results: list[dict[str, Any]]) -> dict[str, Any]:
         out[f"{name}: nothing compiled after the first step"] = len(set(found["kernels_compiled"])) == 1
         if "8gib" in name:
             out[f"{name}: within 8 GiB"] = found["reserved_gib"] <= 8
-    if {"loss-ours", "loss-plain"} <= by_name.keys():
-        pairs = list(zip(by_name["loss-ours"]["losses"], by_name["loss-plain"]["losses"], strict=True))
-        out["largest difference of losses, share"] = max(abs(a - b) / abs(b) for a, b in pairs)
-        out["loss equal within 1 % after 20 steps"] = abs(pairs[-1][0] - pairs[-1][1]) <= 0.01 * pairs[-1][1]
+    for one, two in (
+        ("loss-ours", "loss-plain"),
+        ("loss-packed", "loss-plain"),
+    ):  # the second pair: rounding alone
+        if {one, two} <= by_name.keys():
+            pairs = list(zip(by_name[one]["losses"], by_name[two]["losses"], strict=True))
+            apart = [abs(a - b) / abs(b) for a, b in pairs]
+            out[f"{one} against {two}: largest, last difference"] = [max(apart), apart[-1]]
+    if GRADIENTS in by_name:
+        rows = by_name[GRADIENTS]["rows"]
+        plain = max(rows[f"bf16 {way}"]["error"] for way in ("padded", "packed"))
+        for way in ("fused", "recomputed"):
+            exact = rows[f"bf16 {way}"]["error"]
+            out[f"gradients of {way} {exact:.4f} no further from fp32 than plain {plain:.4f}"] = (
+                exact <= 1.1 * plain
+            )
     return out
 
 
@@ -158,7 +175,9 @@ def main() -> int:
     parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()) / "zhiwen-bench-model")
     parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--per-step", type=int, default=128, help="documents of one step")
-    parser.add_argument("--only", default=",".join([KERNELS, *RECIPES]), help="recipes, in this order")
+    parser.add_argument(
+        "--only", default=",".join([KERNELS, GRADIENTS, *RECIPES]), help="recipes, in this order"
+    )
     parser.add_argument("--seconds", type=float, default=560, help="begin nothing that would go beyond")
     parser.add_argument("--profile", action="store_true", help="also where the time of a row goes")
     parser.add_argument("--small", action="store_true")
