@@ -258,10 +258,10 @@ def test_smoothing_is_the_conservative_loss() -> None:
 @pytest.mark.parametrize("stage", ["dpo", "rm"])
 def test_whole_runs_follow_those_of_trl(tmp_path: Path, stage: str) -> None:
     """The benchmark, tiny: text through TRL's own tokenising, sampling, optimiser and schedule against our loop in 4 bits."""
-    from tests.bench._random_glm import TINY, write_random
+    from tests.bench._random_model import TINY, write_model
     from tests.bench.preference import one
 
-    folder = write_random(tmp_path / "random", TINY)
+    folder = write_model(tmp_path / "random", TINY)
     theirs, ours = (
         one(f"{who}-{stage}", folder, tiny=True, steps=4, compiled="off") for who in ("trl", "ours")
     )

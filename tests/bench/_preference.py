@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from rag.chatglm3.shape import EOS, GlmShape
-from tests.bench._random_glm import REAL
+from tests.bench._random_model import REAL
 
 PAIRS = 8
 """Pairs of one step: TRL's default batch."""

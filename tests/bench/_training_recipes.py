@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 import math
 import statistics
 import tempfile
@@ -17,10 +16,8 @@ import numpy as np
 from finetune.config import RunConfig, from_values
 from finetune.encode import Encoded, EncodeReport
 from finetune.prepare import Prepared
-from rag.chatglm3.shape import GlmShape, native_config
+from rag.chatglm3.shape import GlmShape
 
-REAL = GlmShape(28, 4096, 32, 2, 128, 13_696, 65_024, 8192)
-SMALL = GlmShape(2, 64, 4, 2, 16, 128, 512, 1024)
 RECIPES: dict[str, dict[str, Any]] = {
     "ours": {},
     "ours-8gib": {"gib": 8.0, "steps": 7},
@@ -77,36 +74,6 @@ def documents(shape: GlmShape, count: int, *, seed: int = 0) -> list[Encoded]:
         ids = (3 + random.zipf(1.3, length) % (shape.vocabulary - 64)).astype(np.int32)
         out.append(Encoded(ids, ids.copy()))
     return out
-
-
-def write_model(folder: Path, shape: GlmShape) -> Path:
-    """A standard folder with random weights, one shard a layer."""
-    import torch
-    from safetensors.torch import save_file
-
-    from rag.chatglm3.names import native_shapes
-
-    if (folder / "config.json").is_file():
-        return folder
-    folder.mkdir(parents=True, exist_ok=True)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    generator = torch.Generator(device).manual_seed(0)
-    shards: dict[str, dict[str, Any]] = {}
-    for name, size in native_shapes(shape).items():
-        key = name.split(".")[2] if name.startswith("model.layers.") else "outer"
-        tensor = torch.empty(size, dtype=torch.bfloat16, device=device)
-        if "norm" in name:
-            tensor.fill_(1)
-        else:
-            tensor.normal_(0, 0.02, generator=generator)
-        shards.setdefault(key, {})[name] = tensor.cpu()
-    index = {"metadata": {}, "weight_map": {}}
-    for key, tensors in shards.items():
-        save_file(tensors, folder / f"model-{key}.safetensors", metadata={"format": "pt"})
-        index["weight_map"] |= dict.fromkeys(tensors, f"model-{key}.safetensors")
-    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
-    (folder / "config.json").write_text(json.dumps(native_config(shape, dtype="bfloat16")))
-    return folder
 
 
 def config_of(folder: Path, recipe: str, steps: int, per_step: int) -> RunConfig:

@@ -30,7 +30,7 @@ from finetune.pack import epoch_order
 from finetune.prepare import Prepared
 from rag.chatglm3.shape import GlmShape
 from tests.bench._preference import PAIRS, Result, finish, pairs, real_tokens, same_start, texts, tokenizer
-from tests.bench._random_glm import REAL, TINY, write_random
+from tests.bench._random_model import REAL, TINY, write_model
 
 RATE = 1e-4
 RECIPES = ("trl-dpo", "ours-dpo", "trl-rm", "ours-rm", "ours-dpo-large", "ours-dpo-recompute")
@@ -257,7 +257,7 @@ def main() -> int:
         result = one(args.one, folder, tiny=args.tiny, steps=args.steps, compiled=args.compile)
         args.out.write_text(json.dumps(asdict(result)))
         return 0
-    write_random(folder, TINY if args.tiny else REAL)
+    write_model(folder, TINY if args.tiny else REAL)
     results: list[dict[str, Any]] = []
     for recipe in args.recipes.split(","):
         if time.perf_counter() - begin > args.budget:

@@ -23,18 +23,17 @@ from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any
 
+from tests.bench._random_model import REAL, write_model
+from tests.bench._random_model import TINY as SMALL
 from tests.bench._training_recipes import (
     LIMITS,
-    REAL,
     RECIPES,
-    SMALL,
     WANTED,
     Result,
     documents,
     ours,
     trl,
     tutorial,
-    write_model,
 )  # fmt: skip
 
 KERNELS, GRADIENTS = "kernels", "gradients"

@@ -25,7 +25,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.bench._training_recipes import REAL, SMALL, documents, write_model
+from tests.bench._random_model import REAL, write_model
+from tests.bench._random_model import TINY as SMALL
+from tests.bench._training_recipes import documents
 
 RECIPES: dict[str, dict[str, Any]] = {
     "auto": {},  # fused layers where they can be used
