@@ -78,10 +78,10 @@ def test_more_inputs_than_fit_in_registers(
 ) -> None:
     from test_rag_chatglm3_engine import add_lora
 
-    from rag.chatglm3.engine import fast
+    from rag.chatglm3.engine.tiles import SINGLE, Tiles
 
-    monkeypatch.setitem(fast.SINGLE, "nf4", fast.Tiles(4, 128, 4, each=1))
-    monkeypatch.setitem(fast.SINGLE, "nf4, long", fast.Tiles(4, 128, 4))
+    monkeypatch.setitem(SINGLE, "nf4", Tiles(4, 128, 4, each=1))
+    monkeypatch.setitem(SINGLE, "nf4, long", Tiles(4, 128, 4))
     adapters = {"red": add_lora(base, tmp_path / "red", seed=1)}
     loaded = load(base, adapters=adapters, config=LoadConfig(quantise="nf4", device=device, dtype="fp32"))
     both = steps(loaded, rows=1, lora=True, positions=[300], adapters=[0])

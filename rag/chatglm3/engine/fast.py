@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from rag.chatglm3.engine.tiles import SEVERAL, SINGLE
 from rag.chatglm3.engine.weights import INT8, NF4, NotForKernels, Weights, weights_of
 
 if TYPE_CHECKING:
@@ -21,32 +22,10 @@ MOST_ROWS = 64
 PIECES = 128
 """The cache of a slot is looked at in at most so many pieces, by as many programs."""
 SHORTEST_PIECE = 64
+MOST_WORDS = 16_384
+"""Numbers of the adapters' first halves that a program can wait for."""
 SPAN = 1024
 """Inputs of one program's part of one rank of an adapter's first half."""
-
-
-@dataclass(frozen=True, slots=True)
-class Tiles:
-    """How a product is cut: outputs and inputs of one program at a time, its warps, loads under way."""
-
-    outputs: int
-    inputs: int
-    warps: int
-    stages: int = 1
-    each: int = 0
-    """Programs for each multiprocessor that go on from group to group; 0: a program for each group."""
-
-
-SINGLE = {
-    "plain": Tiles(2, 4096, 4),
-    "plain, long": Tiles(2, 2048, 4),
-    "nf4": Tiles(4, 4096, 4, each=6),
-    "nf4, wide": Tiles(2, 4096, 4, each=8),
-    "nf4, long": Tiles(4, 2048, 4),
-}
-"""Measured; "long" is for more inputs than outputs, and for square products; for nf4, for more inputs than 4,096;
-"wide" is for both halves of SwiGLU with adapters, which need most registers."""
-SEVERAL = Tiles(16, 256, 2, 4)
 
 
 def why_not(network: Network) -> str:
@@ -134,6 +113,8 @@ class FastStep:
         self._part = empty(*parts, shape.head_dim, kind=torch.float32)
         self._top, self._sum = empty(*parts, kind=torch.float32), empty(*parts, kind=torch.float32)
         ranks = max((w.lora.down.shape[0] for x in layers for w in _products(x) if w.lora), default=1)
+        if lora and ranks * parts_of(shape.ffn) > MOST_WORDS:
+            raise NotForKernels(f"adapters of {ranks} ranks together")
         self._ranks = empty(rows, ranks, kind=torch.float32)
         self._words = empty(4 * len(layers), parts_of(shape.ffn) * ranks, kind=torch.int64)
         self._epoch = empty(1, kind=torch.int32)
