@@ -22,6 +22,11 @@ if TYPE_CHECKING:
 
 SAFE_NAMES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
 """Our dtype names and safetensors'."""
+TORCH_NAMES = {
+    "F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16",
+    "I64": "int64", "I32": "int32", "I16": "int16", "I8": "int8", "U8": "uint8", "BOOL": "bool",
+}  # fmt: skip
+"""safetensors' dtype names and torch's."""
 _INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 _SINGLES = ("model.safetensors", "pytorch_model.bin")
 
@@ -78,14 +83,9 @@ def read_tensors(path: Path) -> Iterator[tuple[str, torch.Tensor]]:
     import torch
 
     if path.suffix == ".safetensors":
-        from safetensors import SafetensorError, safe_open
-
-        try:
-            with safe_open(path, framework="pt") as shard:
-                for name in shard.keys():  # noqa: SIM118 - not a dict
-                    yield name, shard.get_tensor(name)
-        except SafetensorError as error:
-            raise ModelError(f"{path} is broken: {error}", zh=f"{path} 已损坏：{error}") from error
+        header = read_header(path)
+        for name in header.names:
+            yield name, read_tensor(path, header, name)
         return
     try:
         state = torch.load(path, map_location="cpu", weights_only=True, mmap=_mappable(path))
@@ -101,13 +101,7 @@ def read_tensors(path: Path) -> Iterator[tuple[str, torch.Tensor]]:
 def tensor_names(path: Path) -> list[str]:
     """Names of the tensors of one shard, in the order of `read_tensors`."""
     if path.suffix == ".safetensors":
-        from safetensors import SafetensorError, safe_open
-
-        try:
-            with safe_open(path, framework="pt") as shard:
-                return list(shard.keys())
-        except SafetensorError as error:
-            raise ModelError(f"{path} is broken: {error}", zh=f"{path} 已损坏：{error}") from error
+        return read_header(path).names
     return [name for name, _ in read_tensors(path)]
 
 
@@ -121,6 +115,11 @@ class Header:
     """Of all tensors."""
     size: int
     """That the whole file must have."""
+
+    @property
+    def names(self) -> list[str]:
+        """In the order in which they lie in the file."""
+        return sorted(self.tensors, key=lambda name: int(self.tensors[name]["data_offsets"][0]))
 
 
 def read_header(path: Path) -> Header:
@@ -138,6 +137,26 @@ def read_header(path: Path) -> Header:
     return Header(tensors, end, 8 + length + end)
 
 
+def read_tensor(path: Path, header: Header, name: str) -> torch.Tensor:
+    """One tensor of a safetensors file, read and not mapped: mapped pages would count as our memory."""
+    import torch
+
+    entry = header.tensors[name]
+    begin, end = (int(offset) for offset in entry["data_offsets"])
+    raw = torch.empty(end - begin, dtype=torch.uint8)
+    with path.open("rb", buffering=0) as file:
+        file.seek(header.size - header.bytes + begin)
+        view, at = raw.numpy().data, 0
+        while at < len(view) and (count := file.readinto(view[at:])):
+            at += count
+    try:
+        if at < len(view):
+            raise ValueError(f"{name} ends after {at} of {len(view)} bytes")
+        return raw.view(getattr(torch, TORCH_NAMES[entry["dtype"]])).reshape(entry["shape"])
+    except (KeyError, ValueError, RuntimeError, TypeError) as error:
+        raise ModelError(f"{path} is broken: {error}", zh=f"{path} 已损坏：{error}") from error
+
+
 class TensorReader:
     """Tensors of a folder by name, from safetensors shards that stay closed between reads."""
 
@@ -145,16 +164,12 @@ class TensorReader:
         self._folder = folder
         files = find_checkpoint(folder).files
         self._where = {name: folder / file for file in files for name in tensor_names(folder / file)}
+        self._headers = {file: read_header(file) for file in set(self._where.values())}
 
     def get(self, name: str) -> torch.Tensor | None:
         """The tensor, or None if there is none of that name."""
-        from safetensors import safe_open
-
-        if name not in self._where:
-            return None
-        with safe_open(self._where[name], framework="pt") as shard:
-            found: torch.Tensor = shard.get_tensor(name)
-        return found
+        path = self._where.get(name)
+        return None if path is None else read_tensor(path, self._headers[path], name)
 
     def must_get(self, name: str) -> torch.Tensor:
         """The tensor. Raises ModelError if there is none of that name."""
