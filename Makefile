@@ -1,4 +1,4 @@
-# make demo | make test | make check | make ui | make bench | make test-gpu | make clean
+# make demo | make test | make check | make ui | make bench | make test-gpu | make bench-gpu | make clean
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -6,7 +6,7 @@ DEMO_KB ?= demo
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: demo test check bench test-gpu ui clean browser python
+.PHONY: demo test check bench bench-gpu test-gpu ui clean browser python
 
 python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -60,12 +60,25 @@ check: $(VENV)/.test
 test-gpu: $(VENV)/.test
 	$(BIN)/python -m pytest -m gpu
 
-# One after the other: two at once would measure each other.
+# One after the other: two at once would measure each other. Those that need a GPU are apart.
+GPU_BENCHES := decode training preference ppo two_gpus
+BENCH_WORK ?= build/bench
+DAY := $(shell date +%F)
+
 bench: $(VENV)/.test
 	$(BIN)/python -m pip install -q -c constraints.txt -e '.[ocr,test,bench]'
-	@failed=''; for file in $$(ls tests/bench/*.py 2>/dev/null | grep -v '/_'); do \
-	  echo "== $$file"; PYTHONPATH=. $(BIN)/python $$file || failed="$$failed $$file"; \
+	@failed=''; for file in $$(ls tests/bench/*.py 2>/dev/null | grep -v -e '/_' $(GPU_BENCHES:%=-e '/%.py')); do \
+	  echo "== $$file"; more=''; case $$file in *convert_big.py) more="--work $(BENCH_WORK)/convert";; esac; \
+	  PYTHONPATH=. $(BIN)/python $$file $$more || failed="$$failed $$file"; \
 	done; test -z "$$failed" || { echo "failed:$$failed"; exit 1; }
+
+# ChatGLM3-6B's shape with random weights (12.5 GB, written once); two_gpus needs two.
+bench-gpu: $(VENV)/.test
+	$(BIN)/python tests/bench/decode.py --work $(BENCH_WORK)
+	@failed=''; for name in training preference two_gpus; do echo "== $$name"; \
+	  $(BIN)/python -m tests.bench.$$name --folder $(BENCH_WORK)/big --out tests/bench/results/$$name-$(DAY).json || failed="$$failed $$name"; \
+	done; test -z "$$failed" || { echo "failed:$$failed"; exit 1; }
+	$(BIN)/python -m tests.bench.ppo --work $(BENCH_WORK) --out tests/bench/results/ppo-$(DAY).json
 
 # Tests in a real browser need chromium and a Chinese font; where neither is nor may be installed they are skipped.
 browser:
