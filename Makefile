@@ -26,6 +26,9 @@ $(VENV)/.base: pyproject.toml constraints.txt | python
 
 $(VENV)/.test: $(VENV)/.base
 	$(BIN)/python -m pip install -q -c constraints.txt -e '.[ocr,test]'
+	@# The kernels' tests run in Triton's interpreter where there is no GPU; where there is one, PyTorch has brought Triton.
+	@$(BIN)/python -c 'import triton' 2>/dev/null || test "$$(uname -sm)" != 'Linux x86_64' || \
+	  $(BIN)/python -m pip install -q triton==3.7.1
 	@touch $@
 
 demo: $(VENV)/.base
@@ -59,6 +62,7 @@ check: $(VENV)/.test
 
 test-gpu: $(VENV)/.test
 	$(BIN)/python -m pytest -m gpu
+	$(BIN)/python -m pytest tests/test_rag_chatglm3_kernels.py tests/test_finetune_kernels.py tests/test_finetune_triton.py
 
 # One after the other: two at once would measure each other. Those that need a GPU are apart.
 GPU_BENCHES := decode training preference ppo two_gpus

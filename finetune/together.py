@@ -95,12 +95,13 @@ class Peers:
         """What a broken connection really means, or None if nobody is missing."""
         if self.world.size == 1:
             return None
-        end = time.monotonic() + 2
-        while not (self.gone() or (self.folder / CLAIM).exists()) and time.monotonic() < end:
-            time.sleep(0.05)
-        if not (self.gone() or (self.folder / CLAIM).exists()):
-            return None
-        english, chinese = self.reason()
+        with undisturbed():
+            end = time.monotonic() + 2
+            while not (self.gone() or (self.folder / CLAIM).exists()) and time.monotonic() < end:
+                time.sleep(0.05)
+            if not (self.gone() or (self.folder / CLAIM).exists()):
+                return None
+            english, chinese = self.reason()
         return ModelError(english, zh=chinese)
 
 
@@ -110,6 +111,19 @@ def begin(folder: Path, *, world: World) -> None:
     if world.main:
         (folder / CLAIM).unlink(missing_ok=True)
     world.wait()
+
+
+@contextmanager
+def undisturbed() -> Iterator[None]:
+    """No termination signal while the block runs: a launcher that sees one process end sends it to the others at once."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
 
 
 def fail(
@@ -134,11 +148,12 @@ def fail(
         if not (world.main or of_another):
             english = f"process {world.rank + 1} of {world.size}: {english}"
             chinese = f"第 {world.rank + 1} 个进程（共 {world.size} 个）：{chinese}"
-    done = checkpoint.complete(folder / "checkpoints")
-    step = done[-1].step if done else 0
-    total = run.info(folder).total
-    run.write_status(folder, state=state, step=step, total=total, error_en=english, error_zh=chinese)
-    EventLog(folder, listen=log.listen).write("end", state=state, zh=chinese, en=english)
+    with undisturbed():
+        done = checkpoint.complete(folder / "checkpoints")
+        step = done[-1].step if done else 0
+        total = run.info(folder).total
+        run.write_status(folder, state=state, step=step, total=total, error_en=english, error_zh=chinese)
+        EventLog(folder, listen=log.listen).write("end", state=state, zh=chinese, en=english)
 
 
 @contextmanager

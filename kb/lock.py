@@ -15,6 +15,8 @@ from kb.errors import KnowledgeBaseBusy, KnowledgeBaseNotFound
 
 REFRESH_SECONDS = 60.0
 """A reader that brings a cache up to date is waited for so long, whatever `wait` says: nobody asked it to write."""
+UNKNOWN_SECONDS = 2.0
+"""A holder that has not written yet who it is, or is just leaving, is waited for so long."""
 _LOCKED_BYTE = 1 << 30
 """Windows locks bytes against reading too: one that is not there, so that others can read who holds the lock."""
 
@@ -27,7 +29,10 @@ def write_lock(path: Path, *, wait: float = 0.0, purpose: str = "index") -> Iter
     try:
         began = time.monotonic()
         while not _try_lock(handle):
-            patience = max(wait, REFRESH_SECONDS) if holder(path).get("purpose") == "refresh" else wait
+            who = holder(path)
+            patience = max(
+                wait, REFRESH_SECONDS if who.get("purpose") == "refresh" else 0.0 if who else UNKNOWN_SECONDS
+            )
             if time.monotonic() >= began + patience:
                 raise _busy(path)
             time.sleep(0.05)

@@ -1,6 +1,6 @@
 """Our decoding kernels against plain torch: run by Triton's interpreter on a CPU, for real on a GPU.
 
-Without Triton they are skipped; with it (pip install triton) the interpreter needs no GPU.
+Without Triton they are skipped.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from rag.chatglm3.engine.network import Network
 from rag.chatglm3.load import LoadConfig, LoadedModel, load
 
 pytest.importorskip("triton", reason="Triton is not installed")
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
