@@ -32,7 +32,8 @@ $(VENV)/.test: $(VENV)/.base
 	@touch $@
 
 demo: $(VENV)/.base
-	$(BIN)/zhiwen index data/docs --kb $(DEMO_KB)
+	@# --move: an earlier clone may have made the knowledge base of that name from the same documents elsewhere.
+	$(BIN)/zhiwen index data/docs --kb $(DEMO_KB) --move
 	@echo; echo '$$ zhiwen ask 入职满五年的员工年休假有几天？'
 	@$(BIN)/zhiwen ask --kb $(DEMO_KB) 入职满五年的员工年休假有几天？
 	@echo; echo '$$ zhiwen ask "How long is the dispenser covered by the warranty?"'

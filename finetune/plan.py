@@ -105,8 +105,7 @@ def make_plan(
     """
     from rag.chatglm3.load import choose_device, choose_dtype
 
-    config = with_start(config)
-    config, _ = settled(config)
+    config, _ = settled(with_start(config))
     if config.data.stage == "ppo":
         from finetune.ppo.plan import ppo_plan
 
@@ -119,8 +118,8 @@ def make_plan(
     data = prepared or prepare(config, tokenizer=chat_of(config))
     lengths = data.lengths
     steps = total_steps(config, len(lengths))
-    per_epoch = steps_per_epoch(len(lengths), per_step=config.examples_per_step)
-    tokens, run_tokens = sum(lengths), sum(lengths) * steps / per_epoch
+    epochs = steps / steps_per_epoch(len(lengths), per_step=config.examples_per_step)
+    tokens, run_tokens = sum(lengths), sum(lengths) * epochs
     own = type(shape) is GlmShape and not is_sharded(config, gpus=gpus)
     kernels = own and fit.why_not(config, device=device, dtype=dtype) is None
     compiled = not kernels and compiles(config, device=device, tokens=int(run_tokens), gpus=gpus)
@@ -129,7 +128,9 @@ def make_plan(
     changes = () if fits else _changes(shape, config, lengths, dtype, memory, gpus)
     speed = rate or matrix_rate(device, dtype)
     rows = _rows(config, lengths, layout)
-    padded = rows / max(1, math.ceil(tokens / layout.tokens)) if compiled else 1.0
+    padded = max(1.0, rows / max(1, math.ceil(tokens / layout.tokens))) if compiled else 1.0
+    work = run_tokens * padded * flops_per_token(shape, config, layout)
+    share = (FUSED if kernels else EFFICIENCY[compiled]) * (1 if gpus == 1 else gpus * TOGETHER)
     return Plan(
         model=folder.name,
         parameters=shape.parameters,
@@ -143,17 +144,14 @@ def make_plan(
         trained_tokens=data.report.trained,
         longest=max(lengths),
         steps=steps,
-        epochs=steps / per_epoch,
+        epochs=epochs,
         per_step=config.examples_per_step,
         layout=layout,
         rows=rows,
         need=found,
         free=memory,
         fits=fits,
-        seconds=run_tokens
-        * max(1.0, padded)
-        * flops_per_token(shape, config, layout)
-        / (speed * (FUSED if kernels else EFFICIENCY[compiled]) * (1 if gpus == 1 else gpus * TOGETHER)),
+        seconds=work / (speed * share),
         gpus=gpus,
         parallel=config.train.parallel,
         changes_zh=tuple(zh for zh, _ in changes),

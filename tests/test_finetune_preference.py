@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from finetune import events, run
-from finetune.config import RunConfig, from_values, option_types
+from finetune.config import from_values, option_types
 from finetune.data.types import Conversation, Preference, Turn
 from finetune.encode import Limits
 from finetune.encode_judged import encode_judged, halves
@@ -20,40 +20,24 @@ from finetune.methods import attach, open_base
 from finetune.reward import is_reward
 from finetune.stages.objective import objective_of
 from finetune.stages.reference import FILE, reference_of, with_reference
-from finetune.train import RunResult, train
+from finetune.train import train
 from kb.errors import DataError, ModelError, SettingsError
 from rag.chatglm3.chat import open_tokenizer
 from rag.chatglm3.load import LoadConfig, load
-from tests.tiny_preferences import feedback, preferences, stirred, write_preferences
-from tests.tiny_training import tiny_model
+from tests.tiny_preferences import (
+    config_of,
+    feedback,
+    go,
+    preferences,
+    steps,
+    stirred,
+    tiny_place,
+)
 
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("preference")
-    tiny_model(folder / "model")
-    write_preferences(folder)
-    return folder
-
-
-def config_of(place: Path, stage: str, **values: Any) -> RunConfig:
-    return from_values(
-        {
-            "name": stage, "output_dir": str(place / "runs"), "model_name_or_path": str(place / "model"),
-            "dataset": "pairs", "dataset_dir": str(place), "stage": stage, "finetuning_type": "lora", "lora_rank": 8,
-            "device": "cpu", "max_steps": 4, "per_device_train_batch_size": 3, "gradient_accumulation_steps": 2,
-            "learning_rate": 1e-3, "sample_tokens": 4, **values,
-        }
-    )  # fmt: skip
-
-
-def go(place: Path, stage: str, **values: Any) -> tuple[RunResult, list[events.Event]]:
-    result = train(run.create(config_of(place, stage, **values)))
-    return result, events.read(result.folder)
-
-
-def steps(found: list[events.Event]) -> list[events.Event]:
-    return [e for e in found if e["event"] == "step"]
+    return tiny_place(tmp_path_factory.mktemp("preference"))
 
 
 # ------------------------------------------------------------ encoding

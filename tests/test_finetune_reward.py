@@ -4,54 +4,28 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 
-from finetune import events, run
-from finetune.config import RunConfig, from_values
 from finetune.encode import Limits
 from finetune.encode_judged import encode_judged
 from finetune.memory import trainable_count
 from finetune.methods import attach, open_base
 from finetune.reward import add_reward, load_reward, score_weight
-from finetune.train import RunResult, train
+from finetune.train import RunResult
 from kb.errors import ModelError
 from rag.chatglm3.chat import open_tokenizer
 from rag.chatglm3.shape import read_native
 from rag.types import Message
-from tests.tiny_preferences import preferences, stirred, write_preferences
+from tests.tiny_preferences import config_of, go, preferences, stirred, tiny_place
 from tests.tiny_training import tiny_model
 from ui.cli import main
 
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("reward")
-    tiny_model(folder / "model")
-    write_preferences(folder)
-    return folder
-
-
-def config_of(place: Path, stage: str, **values: Any) -> RunConfig:
-    return from_values(
-        {
-            "name": stage, "output_dir": str(place / "runs"), "model_name_or_path": str(place / "model"),
-            "dataset": "pairs", "dataset_dir": str(place), "stage": stage, "finetuning_type": "lora", "lora_rank": 8,
-            "device": "cpu", "max_steps": 4, "per_device_train_batch_size": 3, "gradient_accumulation_steps": 2,
-            "learning_rate": 1e-3, "sample_tokens": 4, **values,
-        }
-    )  # fmt: skip
-
-
-def go(place: Path, stage: str, **values: Any) -> tuple[RunResult, list[events.Event]]:
-    result = train(run.create(config_of(place, stage, **values)))
-    return result, events.read(result.folder)
-
-
-def steps(found: list[events.Event]) -> list[events.Event]:
-    return [e for e in found if e["event"] == "step"]
+    return tiny_place(tmp_path_factory.mktemp("reward"))
 
 
 @pytest.fixture(scope="module")

@@ -8,9 +8,12 @@ from typing import Any
 
 import numpy as np
 
+from finetune import events, run
+from finetune.config import RunConfig, from_values
 from finetune.data.types import Feedback, Preference, Turn
 from finetune.methods import Trainee, attach, open_base
-from tests.tiny_training import FACTS
+from finetune.train import RunResult, train
+from tests.tiny_training import FACTS, tiny_model
 
 USELESS = ("不知道。", "请立即充电。", "五个工作日到账。")
 
@@ -83,3 +86,33 @@ def stirred(folder: Path, config: Any) -> Trainee:
 def seeded_lengths(count: int, *, seed: int = 0) -> list[int]:
     """Lengths of answers."""
     return [int(n) for n in np.random.default_rng(seed).integers(2, 12, count)]
+
+
+def tiny_place(folder: Path) -> Path:
+    """A tiny model with the pairs beside it."""
+    tiny_model(folder / "model")
+    write_preferences(folder)
+    return folder
+
+
+def config_of(place: Path, stage: str, **values: Any) -> RunConfig:
+    """Four small steps of a stage on the CPU."""
+    return from_values(
+        {
+            "name": stage, "output_dir": str(place / "runs"), "model_name_or_path": str(place / "model"),
+            "dataset": "pairs", "dataset_dir": str(place), "stage": stage, "finetuning_type": "lora", "lora_rank": 8,
+            "device": "cpu", "max_steps": 4, "per_device_train_batch_size": 3, "gradient_accumulation_steps": 2,
+            "learning_rate": 1e-3, "sample_tokens": 4, **values,
+        }
+    )  # fmt: skip
+
+
+def go(place: Path, stage: str, **values: Any) -> tuple[RunResult, list[events.Event]]:
+    """Run it: what came out, and its events."""
+    result = train(run.create(config_of(place, stage, **values)))
+    return result, events.read(result.folder)
+
+
+def steps(found: list[events.Event]) -> list[events.Event]:
+    """Those of its optimiser steps."""
+    return [e for e in found if e["event"] == "step"]

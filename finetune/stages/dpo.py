@@ -8,11 +8,10 @@ from typing import TYPE_CHECKING, cast
 from finetune.config import RunConfig
 from finetune.encode_judged import Judged
 from finetune.logprobs import answer_log_probs
-from finetune.memory import Layout
 from finetune.methods import Trainee
-from finetune.pack import Batch, Unit
-from finetune.parallel import ALONE, World
+from finetune.pack import Batch
 from finetune.preference_config import DpoLoss
+from finetune.stages.objective import Objective
 from finetune.stages.rm import pair_report
 
 if TYPE_CHECKING:
@@ -52,7 +51,7 @@ def references(batch: Batch, *, device: str) -> Tensor:
     return torch.tensor(known, dtype=torch.float32, device=device)
 
 
-class Dpo:
+class Dpo(Objective):
     """The objective of --stage dpo."""
 
     names: tuple[str, ...] = ("chosen", "rejected", "right", "pairs", "logp_chosen", "logp_rejected")
@@ -62,18 +61,6 @@ class Dpo:
 
     def weight(self, batch: Batch) -> int:
         return len(batch.units)
-
-    def begin(
-        self,
-        trainee: Trainee,
-        units: Sequence[Unit],
-        *,
-        part: str,
-        number: int,
-        layout: Layout,
-        world: World = ALONE,
-    ) -> None:
-        """Nothing."""
 
     def loss(self, trainee: Trainee, batch: Batch, *, noise: float = 0.0) -> tuple[Tensor, Tensor]:
         import torch

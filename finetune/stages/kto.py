@@ -18,6 +18,7 @@ from finetune.pack import Batch, Unit
 from finetune.parallel import ALONE, World
 from finetune.quiet import quiet, quiet_shares
 from finetune.stages.dpo import references
+from finetune.stages.objective import Objective
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -52,7 +53,7 @@ def mean_log_prob(trainee: Trainee, units: Sequence[Unit], *, layout: Layout, wo
     return world.sums(total)[0] / len(units)
 
 
-class Kto:
+class Kto(Objective):
     """The objective of --stage kto."""
 
     names: tuple[str, ...] = ("up", "ups", "down", "downs", "right", "kl")

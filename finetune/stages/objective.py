@@ -37,7 +37,8 @@ class Objective(Protocol):
     ) -> None:
         """Before the batches of `units`: optimiser step `number` of part "train", or the n-th piece of "evaluation".
 
-        All processes of `world` are told all units."""
+        All processes of `world` are told all units. Most objectives need nothing."""
+        return
 
     def loss(self, trainee: Trainee, batch: Batch, *, noise: float = 0.0) -> tuple[Tensor, Tensor]:
         """The sum of the loss, and (detached) the sums that `names` names."""
@@ -46,25 +47,13 @@ class Objective(Protocol):
         """The counted sums of many batches as measures for people."""
 
 
-class NextWord:
+class NextWord(Objective):
     """sft and pt: cross entropy of the trained tokens."""
 
     names: tuple[str, ...] = ()
 
     def weight(self, batch: Batch) -> int:
         return len(batch.targets)
-
-    def begin(
-        self,
-        trainee: Trainee,
-        units: Sequence[Unit],
-        *,
-        part: str,
-        number: int,
-        layout: Layout,
-        world: World = ALONE,
-    ) -> None:
-        """Nothing."""
 
     def loss(self, trainee: Trainee, batch: Batch, *, noise: float = 0.0) -> tuple[Tensor, Tensor]:
         import torch

@@ -6,11 +6,10 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from finetune.config import RunConfig
-from finetune.memory import Layout
 from finetune.methods import Trainee
-from finetune.pack import Batch, Unit
-from finetune.parallel import ALONE, World
+from finetune.pack import Batch
 from finetune.reward import last_scores
+from finetune.stages.objective import Objective
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -28,7 +27,7 @@ def rm_losses(scores: Tensor, *, center: float = 0.0) -> Tensor:
     return losses + center * (chosen + rejected) ** 2 if center else losses
 
 
-class Rm:
+class Rm(Objective):
     """The objective of --stage rm."""
 
     names: tuple[str, ...] = ("chosen", "rejected", "right", "pairs")
@@ -38,18 +37,6 @@ class Rm:
 
     def weight(self, batch: Batch) -> int:
         return len(batch.units)
-
-    def begin(
-        self,
-        trainee: Trainee,
-        units: Sequence[Unit],
-        *,
-        part: str,
-        number: int,
-        layout: Layout,
-        world: World = ALONE,
-    ) -> None:
-        """Nothing."""
 
     def loss(self, trainee: Trainee, batch: Batch, *, noise: float = 0.0) -> tuple[Tensor, Tensor]:
         import torch

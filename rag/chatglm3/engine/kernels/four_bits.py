@@ -41,6 +41,24 @@ def _eight(xs_ptr, word, K: tl.constexpr, KIND: tl.constexpr):
 
 
 @triton.jit
+def _normed(xs_ptr, norms_ptr, word, epsilon, K: tl.constexpr, KIND: tl.constexpr, NORM: tl.constexpr):
+    """The same with RMSNorm, and at the end its factor."""
+    x = _eight(xs_ptr, word, K, KIND)
+    factor = 1.0
+    if NORM:
+        squares = x[0] * x[0]
+        for i in tl.static_range(1, 8):
+            squares += x[i] * x[i]
+        factor = tl.rsqrt(tl.sum(squares) / K + epsilon)
+        norm = _eight(norms_ptr, word, K, KIND)
+        x = (
+            x[0] * norm[0] * factor, x[1] * norm[1] * factor, x[2] * norm[2] * factor, x[3] * norm[3] * factor,
+            x[4] * norm[4] * factor, x[5] * norm[5] * factor, x[6] * norm[6] * factor, x[7] * norm[7] * factor,
+        )  # fmt: skip
+    return x[0], x[1], x[2], x[3], x[4], x[5], x[6], x[7], factor
+
+
+@triton.jit
 def _sums(packed, q, outer, offset, x, code_ptr, table_ptr, words, BN: tl.constexpr, BW: tl.constexpr, ASSEMBLE: tl.constexpr):  # fmt: skip
     """Products of a group's words with x, summed over 32 weights and scaled. *Shape:* (BN, BW / 4)."""
     w = nf4_eight(packed, table_ptr, words, ASSEMBLE)
@@ -92,18 +110,8 @@ def four_bits(
             w_ptr, q_ptr, outer_ptr, offset_ptr, rows + N, word, part, total, K, BW
         )
     epoch, seen = tl.load(epoch_ptr), glance(t_ptr, RANKS, WIDE, PARTS)
-    x = _eight(xs_ptr, word, K, KIND)
-    factor = 1.0
-    if NORM:
-        squares = x[0] * x[0]
-        for i in tl.static_range(1, 8):
-            squares += x[i] * x[i]
-        factor = tl.rsqrt(tl.sum(squares) / K + epsilon)
-        norm = _eight(norms_ptr, word, K, KIND)
-        x = (
-            x[0] * norm[0] * factor, x[1] * norm[1] * factor, x[2] * norm[2] * factor, x[3] * norm[3] * factor,
-            x[4] * norm[4] * factor, x[5] * norm[5] * factor, x[6] * norm[6] * factor, x[7] * norm[7] * factor,
-        )  # fmt: skip
+    x = _normed(xs_ptr, norms_ptr, word, epsilon, K, KIND, NORM)
+    factor = x[8]
     inner = tl.zeros((WIDE,), tl.float32)
     for group in range(program, (N + BN - 1) // BN, PROGRAMS):
         rows = group * BN + tl.arange(0, BN)
