@@ -111,6 +111,36 @@ def test_everybody_at_once_as_if_alone(engine: Engine) -> None:
         assert text == loaded.tokenizer.decode(wanted)
 
 
+def test_short_prompts_are_read_side_by_side(loaded: LoadedModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    passes: list[tuple[int, list[int]]] = []
+    with Engine(loaded, config=EngineConfig(slots=6, chunk=48, chunk_alone=160, loop_guard=False)) as engine:
+        one_pass = engine._network.prefill
+
+        def counted(pieces: list[list[int]], *, start: int, **how: Any) -> Any:
+            passes.append((start, [len(piece) for piece in pieces]))
+            return one_pass(pieces, start=start, **how)
+
+        monkeypatch.setattr(engine._network, "prefill", counted)
+        for turn in range(
+            2
+        ):  # the second time every prompt begins in a slot that knows it: all but the last id
+            cases = list(zip(QUESTIONS, ("", "red", "blue", "red", "", "blue"), strict=True))
+            tickets = engine.submit_all(
+                [
+                    (prompt(loaded, q + "？" * turn), GenerateOptions(max_tokens=24, adapter=a))
+                    for q, a in cases
+                ]
+            )
+            for ticket, (q, a) in zip(tickets, cases, strict=True):
+                ticket.text()
+                assert ticket.ids == reference(loaded, prompt(loaded, q + "？" * turn), adapter=a)
+    sizes = [lengths for _, lengths in passes]
+    assert max(map(len, sizes)) >= 3, "several prompts in one pass"
+    for lengths in sizes:
+        assert max(lengths) * len(lengths) <= min(160, 2 * sum(lengths))
+    assert any(start > 0 and len(lengths) == 1 for start, lengths in passes), "pieces of a long one"
+
+
 def test_a_follow_up_reads_only_what_is_new(engine: Engine) -> None:
     loaded = engine.loaded
     assert loaded.tokenizer is not None

@@ -57,6 +57,10 @@ def test_captured_steps_equal_generate(base: Path, tmp_path: Path) -> None:
         assert engine.ready.wait(240)
         alone = engine.submit(prompt(loaded, QUESTIONS[0]), options=GenerateOptions(max_tokens=24))
         alone.text()
+        red = engine.submit(
+            prompt(loaded, QUESTIONS[0]), options=GenerateOptions(max_tokens=24, adapter="red")
+        )
+        red.text()
         tickets = [
             engine.submit(prompt(loaded, q), options=GenerateOptions(max_tokens=24, adapter=a))
             for q, a in cases
@@ -64,6 +68,6 @@ def test_captured_steps_equal_generate(base: Path, tmp_path: Path) -> None:
         for ticket in tickets:
             ticket.text()
         assert set(engine._stepper._fast) == {(1, False), (1, True), (4, True)}, "steps were captured"
-    assert early.ids == alone.ids == tickets[0].ids
+    assert early.ids == alone.ids == tickets[0].ids and red.ids == tickets[1].ids
     for ticket, (question, adapter) in zip(tickets, cases, strict=True):
         assert ticket.ids == reference(loaded, prompt(loaded, question), adapter=adapter)

@@ -4,8 +4,9 @@
         for piece in engine.submit(ids, options=GenerateOptions()):
             print(piece.text, end="")
 
-Between two steps requests join and leave. A step is: at most one piece of one prompt, then one token for everybody whose
-prompt is read. So a long prompt never stops the others, and nobody waits for somebody else's answer to end.
+Between two steps requests join and leave. A step is: a piece of one prompt, or several short prompts beside each other, then one
+token for everybody whose prompt is read. So a long prompt never stops the others, and nobody waits for somebody else's
+answer to end.
 
 A GPU is kept busy: the next step is begun before the ids of the last are looked at (they go from step to step on the device).
 A step that was begun for an answer that has ended is thrown away.
@@ -25,7 +26,7 @@ from rag.chatglm3.engine.cache import Slot, common
 from rag.chatglm3.engine.config import EngineConfig as EngineConfig
 from rag.chatglm3.engine.graph import Stepper
 from rag.chatglm3.engine.network import Network
-from rag.chatglm3.engine.request import Flight, Request, Ticket
+from rag.chatglm3.engine.request import Flight, Request, Ticket, together
 from rag.chatglm3.engine.sampling import Row, choose, send
 from rag.chatglm3.engine.writing import Writing
 from rag.types import GenerateOptions
@@ -185,30 +186,37 @@ class Engine:
                 self._fail(f"{type(error).__name__}: {error}", f"{type(error).__name__}：{error}")
 
     def _step(self) -> None:
-        """One piece of the oldest unread prompt, then one token for everybody else."""
-        reading = next((r for r in self._active if r.done < len(r.ids)), None)
+        """Pieces of unread prompts, then one token for everybody else."""
         ready = [r for r in self._active if r.may_go_on]
-        if reading is not None:
-            self._read(reading, alone=not ready)
+        begun = self._read(self.config.chunk if ready else self.config.chunk_alone)
         if ready:
             self._write(ready)
-        begun = reading is not None or bool(ready)
-        while len(self._flights) > (self._ahead if begun else 0):
+        while len(self._flights) > (self._ahead if begun or ready else 0):
             self._collect(self._flights.popleft())
 
-    def _read(self, request: Request, *, alone: bool) -> None:
-        slot = request.slot
-        assert slot is not None
-        size = self.config.chunk_alone if alone else self.config.chunk
-        piece = request.ids[request.done : request.done + size]
+    def _read(self, size: int) -> bool:
+        """One pass over at most `size` prompt tokens. False if every prompt is read."""
+        requests = together([r for r in self._active if r.done < len(r.ids)], size=size)
+        if not requests:
+            return False
+        slots = [r.slot for r in requests if r.slot is not None]
+        pieces = [r.ids[r.done : r.done + size] for r in requests]
         logits = self._network.prefill(
-            piece, slot=slot.number, start=slot.position, adapter=request.options.adapter
+            pieces,
+            slots=[slot.number for slot in slots],
+            start=slots[0].position,
+            adapters=[r.options.adapter for r in requests],
         )
-        slot.tokens += piece
-        request.done += len(piece)
-        self.prompt_tokens_computed += len(piece)
-        if request.done == len(request.ids):
-            self._choose([request], logits[None])
+        for request, slot, piece in zip(requests, slots, pieces, strict=True):
+            slot.tokens += piece
+            request.done += len(piece)
+            self.prompt_tokens_computed += len(piece)
+        whole = [i for i, r in enumerate(requests) if r.done == len(r.ids)]
+        if whole:
+            if len(whole) < len(requests):
+                logits = logits.index_select(0, send(whole, device=logits.device))
+            self._choose([requests[i] for i in whole], logits)
+        return True
 
     def _write(self, requests: list[Request]) -> None:
         by_slot = {r.slot.number: r for r in requests if r.slot is not None}

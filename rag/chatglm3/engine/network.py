@@ -99,28 +99,39 @@ class Network:
         numbers = [self.adapters.get(name, -1) for name in names]
         return send(numbers, device=self.device) if max(numbers, default=-1) >= 0 else None
 
-    def prefill(self, ids: Sequence[int], *, slot: int, start: int, adapter: str) -> torch.Tensor:
-        """Run `ids` at positions from `start` in one slot. Returns the logits after the last, (vocabulary,)."""
+    def prefill(
+        self, pieces: Sequence[Sequence[int]], *, slots: Sequence[int], start: int, adapters: Sequence[str]
+    ) -> torch.Tensor:
+        """Run pieces of prompts at positions from `start`, each in its slot. Returns the logits after the last id of each.
+
+        *Shape:* (pieces, vocabulary). Shorter pieces are filled up behind: what their slots hold after their end is nothing.
+        """
         import torch
         from torch.nn.attention.bias import causal_lower_right
 
-        tokens = send([list(ids)], device=self.device)
-        end = start + tokens.shape[1]
+        width = max(map(len, pieces))
+        tokens = send([[*ids, *[0] * (width - len(ids))] for ids in pieces], device=self.device)
+        end = start + width
         positions = torch.arange(start, end, device=self.device)
-        mask: Any = None if start == 0 else causal_lower_right(tokens.shape[1], end)
+        mask: Any = None if start == 0 else causal_lower_right(width, end)
+        rows: Any = slice(slots[0], slots[0] + 1) if len(slots) == 1 else send(slots, device=self.device)
+        repeat = self.shape.heads // self.shape.groups
 
         def attend(layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
             keys, values = self.cache.keys[layer], self.cache.values[layer]
-            keys[slot, :, start:end], values[slot, :, start:end] = k[0].transpose(0, 1), v[0].transpose(0, 1)
-            repeat = self.shape.heads // self.shape.groups
-            wide_keys = keys[slot, :, :end].repeat_interleave(repeat, dim=0)[None]
-            wide_values = values[slot, :, :end].repeat_interleave(repeat, dim=0)[None]
+            k, v = k.transpose(1, 2), v.transpose(1, 2)
+            keys[rows, :, start:end], values[rows, :, start:end] = k, v
+            if start:
+                k, v = keys[rows, :, :end], values[rows, :, :end]
+            wide_keys, wide_values = k.repeat_interleave(repeat, dim=1), v.repeat_interleave(repeat, dim=1)
             return torch.nn.functional.scaled_dot_product_attention(
                 q.transpose(1, 2), wide_keys, wide_values, attn_mask=mask, is_causal=mask is None
             ).transpose(1, 2)
 
-        hidden = self._forward(tokens, positions[None, :], self.adapter_index([adapter]), attend)
-        logits: torch.Tensor = self.head(self._normed(hidden[:, -1], self.norm))[0]
+        hidden = self._forward(tokens, positions[None, :], self.adapter_index(adapters), attend)
+        ends = send([len(ids) - 1 for ids in pieces], device=self.device)
+        last = hidden[torch.arange(len(pieces), device=self.device), ends]
+        logits: torch.Tensor = self.head(self._normed(last, self.norm))
         return logits
 
     def decode(

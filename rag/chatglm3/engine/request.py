@@ -5,7 +5,7 @@ from __future__ import annotations
 import queue
 import random
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -52,6 +52,28 @@ class Request:
         if self.slot is not None and self.done == len(self.ids):
             known = len(self.slot.tokens) - len(self.ids)
             self.slot.tokens += self.chosen[known : self.steps]
+
+
+def together(unread: Sequence[Request], *, size: int) -> list[Request]:
+    """The first, and others whose unread part begins at the same position: side by side they are read in one pass.
+
+    Filled up to the longest they are at most `size` tokens, and at least half of those are real.
+    """
+    out: list[Request] = []
+    longest = tokens = 0
+    for request in unread:
+        if out and _position(request) != _position(out[0]):
+            continue
+        rest = min(len(request.ids) - request.done, size)
+        wide = max(longest, rest) * (len(out) + 1)
+        if not out or wide <= min(size, 2 * (tokens + rest)):
+            out.append(request)
+            longest, tokens = max(longest, rest), tokens + rest
+    return out
+
+
+def _position(request: Request) -> int:
+    return request.slot.position if request.slot is not None else 0
 
 
 @dataclass(frozen=True, slots=True)
