@@ -80,10 +80,11 @@ def plain(
         if SWIGLU:
             sums2 += tile(w_ptr, rows + N, k, total, K, even).to(tl.float32) * x[None, :]
     factor = tl.rsqrt(tl.sum(squares) / K + epsilon) if NORM else 1.0
+    y = tl.sum(sums, axis=1)  # before the wait: what is left for later would keep its weights in registers
+    y2 = tl.sum(sums2, axis=1) if SWIGLU else y
     inner = complete(words, t_ptr, epoch, RANKS, WIDE, PARTS)
-    y = finish(tl.sum(sums, axis=1), factor, rows, N, scale_ptr, bias_ptr, up, inner, INT8, BIAS, RANKS)
+    y = finish(y, factor, rows, N, scale_ptr, bias_ptr, up, inner, INT8, BIAS, RANKS)
     if SWIGLU:
-        y2 = tl.sum(sums2, axis=1)
         more = finish(y2, factor, rows + N, total, scale_ptr, bias_ptr, up2, inner, INT8, BIAS, RANKS)
         y = y * tl.sigmoid(y) * more
     if RESIDUAL:
