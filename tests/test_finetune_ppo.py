@@ -205,7 +205,8 @@ def test_fused_layers_say_the_same_in_every_role(place: Path, tmp_path: Path, re
         rewarded = AdapterReward.__new__(AdapterReward)
         rewarded.policy, rewarded.end_id = policy, 2
         rewarded.head = ScoreHead(torch.ones(1, trainee.loaded.shape.hidden))
-        numbers = [*policy.before(documents), torch.tensor(rewarded(answers))]
+        scores = torch.tensor(rewarded(answers))  # first, as in a step: it must not become the policy
+        numbers = [*policy.before(documents), scores]
         said, _, worth = policy.look(policy.parts(documents)[0][1])
         (said.sum() + worth.sum()).backward()
         grads = {n: p.grad for n, p in policy.trainable().items() if p.grad is not None}

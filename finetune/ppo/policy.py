@@ -6,7 +6,6 @@ The value head reads the policy's own last hidden state, so policy and value cos
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -38,10 +37,11 @@ class Policy:
 
         self.trainee, self.temperature, self.layout = trainee, temperature, layout
         self._roles: dict[str, Trainee] = {}
-        if layout.kernels and REFERENCE not in trainee.model.peft_config:
-            add_base(
-                trainee
-            )  # the base as an adapter of zeros, so that policy and reference run through the same sums
+        if layout.kernels:
+            if REFERENCE not in trainee.model.peft_config:
+                add_base(trainee)  # zeros, so that policy and reference run through the same sums
+            # now, while the trained adapter is the active one: fused layers are made of what is active
+            self._roles[POLICY] = self._fused(resident=layout.resident)
         width = trainee.loaded.shape.hidden
         self.weight = torch.nn.Parameter(torch.zeros(width, device=trainee.device))
         self.bias = torch.nn.Parameter(torch.zeros(1, device=trainee.device))
@@ -58,15 +58,12 @@ class Policy:
         """
         if not self.layout.kernels:
             return self.trainee
-        if name != POLICY and POLICY not in self._roles:
-            self.role(POLICY)
         if name not in self._roles:
-            with switched(self.trainee, name) if name != POLICY else nullcontext():
+            with switched(self.trainee, name):
                 made = self._fused(resident=self.layout.resident)
-                if name != POLICY and not share_matrices(made.stack, self._roles[POLICY].stack):
-                    made = self._fused(
-                        resident=False
-                    )  # unpacked weights of its own would be another model in memory
+                if not share_matrices(made.stack, self._roles[POLICY].stack):
+                    # unpacked weights of its own would be another model in memory
+                    made = self._fused(resident=False)
             self._roles[name] = made
         return self._roles[name]
 

@@ -181,6 +181,8 @@ def verdicts(results: dict[str, Any]) -> dict[str, Any]:
     if "tokens/s, sampled" in theirs:
         share = mine["tokens/s, generating"] / theirs["tokens/s, sampled"]
         found |= {"generation against rag alone": round(share, 3), f"at least {WANTED}": share >= WANTED}
+    first = abs(mine["steps"][0]["kl"])
+    found |= {"KL of the first step": round(first, 4), "policy and reference begin as one": first < 0.01}
     return found
 
 
