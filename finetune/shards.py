@@ -4,8 +4,9 @@ A layer's weights are gathered just before it is needed and let go again. Traine
 their own masters; what is gathered is rounded to the compute dtype, and gradients are added in float32.
 
 A 4-bit weight is a row of bytes to which a state belongs (block constants, a 32nd of the bytes). The bytes are looked at as
-numbers of the compute dtype, so that they travel with the layer's other weights in one message and are never converted;
-the state stays whole on every GPU, with its module, where bitsandbytes looks for it when the bytes come back.
+float32 and travel apart from the layer's other weights. As numbers of 16 bits, as is usual, they would not arrive whole: on a
+GPU such numbers are copied through float32, which makes one NaN of all NaNs, and 1 in 258 words reads as one. The state
+stays whole on every GPU, with its module, where bitsandbytes looks for it when the bytes come back.
 """
 
 from __future__ import annotations
@@ -55,13 +56,15 @@ def shard(trainee: Trainee, *, world: World) -> Trainee:
             "--parallel fsdp needs a GPU with bf16. Use --parallel ddp.",
             zh="--parallel fsdp 需要支持 bf16 的显卡。请改用 --parallel ddp。",
         )
-    _bytes_as(trainee.glm, compute)
+    packed = _as_words(trainee.glm)
     for parameter in trainee.trainable().values():
         parameter.data = parameter.data.float()
     mesh = init_device_mesh(trainee.glm.device.type, (world.size,))
     policy = MixedPrecisionPolicy(param_dtype=compute, reduce_dtype=torch.float32)
     if compute == torch.float32:
         policy = MixedPrecisionPolicy()
+    for module in packed:
+        fully_shard(module, mesh=mesh)  # without the policy: nothing of it is rounded
     for layer in trainee.blocks:
         fully_shard(layer, mesh=mesh, mp_policy=policy)
     root = _root(trainee.model)
@@ -90,18 +93,21 @@ def _root(model: Any) -> Any:
     return Root()
 
 
-def _bytes_as(glm: Any, dtype: Any) -> None:
-    """The bytes of 4-bit weights seen as another dtype: nothing is copied or changed."""
+def _as_words(glm: Any) -> list[Any]:
+    """The modules with 4-bit weights, their bytes seen as float32: nothing is copied or changed."""
+    import torch
+
     try:
         from bitsandbytes.nn import Linear4bit
     except ImportError:  # then there are no such weights
-        return
-    for module in glm.modules():
-        if isinstance(module, Linear4bit):
-            weight: Any = module.weight
-            weight.data = weight.data.reshape(-1).view(dtype).reshape(-1, 1)
-            weight.quant_storage = module.quant_storage = dtype
-            module.quant_state = weight.quant_state
+        return []
+    modules = [module for module in glm.modules() if isinstance(module, Linear4bit)]
+    for module in modules:
+        weight: Any = module.weight
+        weight.data = weight.data.reshape(-1).view(torch.float32).reshape(-1, 1)
+        weight.quant_storage = module.quant_storage = torch.float32
+        module.quant_state = weight.quant_state
+    return modules
 
 
 def whole(tensor: Tensor) -> Tensor:
