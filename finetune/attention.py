@@ -1,7 +1,7 @@
 """Attention over packed rows: every document sees only itself, and no square mask of the whole row is ever made.
 
 Registered with transformers as "zhiwen_packed". The kernel is chosen by what torch has, not by its version:
-`torch.nn.attention.varlen` on a GPU, else one scaled dot product per document.
+`torch.nn.attention.varlen` on a GPU in 16 bits, else one scaled dot product per document.
 """
 
 from __future__ import annotations
@@ -25,6 +25,10 @@ def register() -> str:
 
         AttentionInterface.register(NAME, packed_attention)
         AttentionMaskInterface.register(NAME, _no_mask)
+        if (kernel := varlen_kernel()) is not None:
+            varlen_options(
+                kernel
+            )  # before anything is compiled: found out within, it would make the compiler start again
         _registered = True
     return NAME
 
@@ -53,7 +57,8 @@ def packed_attention(
     """
     if cu_seqlens is None or query.shape[0] != 1:
         raise ValueError(f"{NAME} works on one packed row with cu_seqlens; use sdpa for anything else.")
-    if query.is_cuda and (kernel := varlen_kernel()) is not None:
+    short = query.element_size() == 2  # the kernel knows 16 bits only
+    if query.is_cuda and short and (kernel := varlen_kernel()) is not None:
         return _varlen(kernel, query, key, value, cu_seqlens, longest, scaling), None
     import torch
 

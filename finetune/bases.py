@@ -159,7 +159,7 @@ def verified(trainee: Trainee, *, config: RunConfig) -> tuple[str, str] | None:
         for j in sorted(range(3), key=lambda j: (-len(ids[j]), j)):
             parts[j] = packed[at : at + len(ids[j])]
             at += len(ids[j])
-        if _alike(own, [parts[j] for j in range(3)]):
+        if _near(own, [parts[j] for j in range(3)]):
             return None
     trainee.glm.config._attn_implementation = "sdpa"
     return (
@@ -175,7 +175,16 @@ def head_logits(trainee: Trainee, hidden: Tensor) -> Tensor:
 
 
 def _alike(left: Sequence[Tensor], right: Sequence[Tensor]) -> bool:
-    """Whether logits are equal up to the rounding of 16 bits: within 5 % of their spread."""
+    """Whether logits of one kernel are equal: every one within 5 % of their spread."""
     worst = max(float((a - b).abs().max()) for a, b in zip(left, right, strict=True))
     spread = max(float(a.std()) for a in left)
     return worst <= 0.05 * spread
+
+
+def _near(left: Sequence[Tensor], right: Sequence[Tensor]) -> bool:
+    """Whether logits of two attention kernels are equal up to 16 bits: each document's mean square within 5 % of their spread.
+
+    Rounding alone moves single ones further; a document that sees another moves by more than the spread.
+    """
+    worst = max(float((a - b).square().mean().sqrt()) for a, b in zip(left, right, strict=True))
+    return worst <= 0.05 * max(float(a.std()) for a in left)
