@@ -38,7 +38,7 @@ RECIPES: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 WANTED = {"ours": 22_000, "ours-8gib": 15_000}
 """Real tokens a second (issue 4)."""
-LIMITS = {"inductor": 110}
+LIMITS = {"inductor": 110, "loss-plain": 200, "loss-packed": 200, "gradients": 200}
 """Seconds that a recipe may take; 90 if it is not here."""
 
 
