@@ -6,7 +6,7 @@ import json
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import ClassVar
@@ -214,6 +214,20 @@ def post(url: str, content: bytes | dict, **headers: str) -> httpx.Response:  # 
     return httpx.post(f"{url}/chat/completions", content=data, headers=given, timeout=10)
 
 
+def test_streams_as_others_write_them(moody: str) -> None:
+    """Line ends of Unicode inside an answer, raw; "error": null and an empty finish_reason with every piece."""
+    words = "第一行\u2028第二行\u2029第三行\x85尾"
+    piece = {"choices": [{"delta": {"content": words}, "finish_reason": ""}], "error": None}
+    Moody.script = [[f"data: {json.dumps(piece, ensure_ascii=False)}\r", *GOOD[1:]]]
+    assert said(client(moody)) == (words, Piece("", "stop", 1))
+    Moody.script = [[f"data: {json.dumps(piece, ensure_ascii=False)}"]]
+    with pytest.raises(GenerationError, match="broke off"):
+        said(client(moody))
+    Moody.script = [["data: 5"]]
+    with pytest.raises(GenerationError, match="stopped with an error: '5'"):
+        said(client(moody))
+
+
 def test_whole_answers(served) -> None:  # type: ignore[no-untyped-def]
     body = {"model": "says", "messages": [{"role": "user", "content": [{"type": "text", "text": "好"}]}]}
     answer = post(served[0], body).json()
@@ -266,6 +280,30 @@ def test_a_busy_server_says_so() -> None:
         body["stream"] = False
         assert http.post("/v1/chat/completions", json=body).status_code == 200
         assert http.get("/health").json() == {"status": "ok"}
+
+
+class Exact(Says):
+    """Knows the ids of its prompts, as models of this machine do."""
+
+    def prompt_ids(self, messages: Sequence[Message], *, adapter: str = "") -> list[int]:
+        if adapter == "odd":
+            raise GenerationError("no such thing", zh="没有")
+        return [1] * (18 + len(messages))
+
+
+def test_the_prompt_is_counted_as_the_model_reads_it() -> None:
+    """Roles and headers count too: a prompt that does not fit is refused as too long, not answered with status 500."""
+    from starlette.testclient import TestClient
+
+    app = build_app({"exact": Exact("好", context_tokens=20)})
+    with TestClient(app, base_url="http://127.0.0.1") as http:
+        body: dict[str, object] = {"model": "exact", "messages": [{"role": "user", "content": "x"}]}
+        assert http.post("/v1/chat/completions", json=body).json()["usage"]["prompt_tokens"] == 19
+        answer = http.post("/v1/chat/completions", json=body | {"adapter": "odd"})
+        assert answer.status_code == 400
+        body["messages"] = [{"role": "user", "content": "x"}, {"role": "user", "content": "x"}]
+        answer = http.post("/v1/chat/completions", json=body)
+        assert (answer.status_code, answer.json()["error"]["code"]) == (400, "context_length_exceeded")
 
 
 @pytest.mark.slow

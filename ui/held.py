@@ -79,6 +79,10 @@ class Voice:
         """Tokens of a text on its own."""
         return self._generator.count_tokens(text)
 
+    def prompt_ids(self, messages: Sequence[Message], *, adapter: str = "") -> list[int]:
+        """The ids that the model reads."""
+        return self._generator.prompt_ids(messages, adapter=adapter or self._adapter)
+
     def stream(
         self, messages: Sequence[Message], *, options: GenerateOptions, cancel: threading.Event | None = None
     ) -> Iterator[Piece]:

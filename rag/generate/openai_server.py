@@ -10,9 +10,9 @@ import json
 import secrets
 import threading
 import time
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from collections.abc import Generator as Generated
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from kb.errors import ZhiwenError
 from rag.generate.openai_request import BadRequest, ChatRequest, read_request
@@ -25,6 +25,15 @@ if TYPE_CHECKING:
 
 LARGEST_BODY = 2_000_000
 """Bytes of a request."""
+
+
+@runtime_checkable
+class WritesPrompts(Protocol):
+    """A generator on this machine: it knows the ids that a model reads."""
+
+    def prompt_ids(self, messages: Sequence[Message], *, adapter: str = "") -> list[int]: ...
+
+
 _FINISH = {"stop": "stop", "length": "length", "stopped": "stop", "loop": "stop"}
 
 
@@ -117,7 +126,7 @@ class _Api:
         if generator is None:
             names = ", ".join(self._models)
             raise BadRequest(f"no model {wanted.model!r}; there are: {names}", "model_not_found", 404)
-        size = _prompt_tokens(generator, wanted.messages)
+        size = _prompt_tokens(generator, wanted)
         if size >= generator.context_tokens:
             raise BadRequest(
                 f"the prompt has {size} tokens; the maximum context length is {generator.context_tokens}",
@@ -226,12 +235,18 @@ async def _body(request: Request) -> bytes:
     return body
 
 
-def _prompt_tokens(generator: Generator, messages: tuple[Message, ...]) -> int:
-    return sum(generator.count_tokens(message.content) + 2 for message in messages)
+def _prompt_tokens(generator: Generator, wanted: ChatRequest) -> int:
+    """Exactly where the generator builds its prompts itself, else an estimate. Raises BadRequest for no prompt."""
+    if not isinstance(generator, WritesPrompts):
+        return sum(generator.count_tokens(message.content) + 2 for message in wanted.messages)
+    try:
+        return len(generator.prompt_ids(wanted.messages, adapter=wanted.options.adapter))
+    except ZhiwenError as error:
+        raise BadRequest(error.message) from error
 
 
 def _usage(generator: Generator, wanted: ChatRequest, tokens: int) -> dict[str, int]:
-    prompt = _prompt_tokens(generator, wanted.messages)
+    prompt = _prompt_tokens(generator, wanted)
     return {"prompt_tokens": prompt, "completion_tokens": tokens, "total_tokens": prompt + tokens}
 
 
