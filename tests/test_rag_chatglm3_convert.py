@@ -98,6 +98,8 @@ def test_long_variants(tmp_path: Path, ratio: int, theta: float) -> None:
     convert(source, target=tmp_path / "out")
     config = load(tmp_path / "out").config
     assert config.rope_parameters["rope_theta"] == theta
+    written = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert written["rope_theta"] == theta, "transformers 4 reads it there and would take 10,000 instead"
     assert config.max_position_embeddings == 32768
 
 
