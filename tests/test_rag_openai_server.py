@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any
 
+import httpx
 from rag_samples import Says
 
 from kb.errors import GenerationError
 from rag.generate.openai_server import build_app
-from rag.types import Message
+from rag.types import Message, Piece
 
 
 class Exact(Says):
@@ -33,3 +37,35 @@ def test_the_prompt_is_counted_as_the_model_reads_it() -> None:
         body["messages"] = [{"role": "user", "content": "x"}, {"role": "user", "content": "x"}]
         answer = http.post("/v1/chat/completions", json=body)
         assert (answer.status_code, answer.json()["error"]["code"]) == (400, "context_length_exceeded")
+
+
+class Busy(Says):
+    """Its turn never comes: it says nothing until it is cancelled."""
+
+    left = threading.Event()
+
+    def stream(self, messages: Any, *, options: Any, cancel: threading.Event | None = None) -> Iterator[Piece]:
+        assert cancel is not None
+        if cancel.wait(20):
+            self.left.set()
+        yield Piece("", "stopped")
+
+
+def test_a_client_that_goes_away_leaves_the_queue() -> None:
+    """It is not waited for until its first token comes."""
+    import uvicorn
+
+    busy = Busy("")
+    app = build_app({"busy": busy}, most_at_once=1)
+    server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=0, log_level="error"))
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    while not server.started:
+        time.sleep(0.01)
+    url = f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}/v1/chat/completions"
+    body = {"model": "busy", "messages": [{"role": "user", "content": "x"}], "stream": True}
+    with httpx.stream("POST", url, json=body) as answer:
+        next(answer.iter_lines())
+    assert busy.left.wait(5)
+    server.should_exit = True
+    thread.join(timeout=10)

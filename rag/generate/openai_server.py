@@ -111,7 +111,7 @@ class _Api:
         if not self._slots.acquire(blocking=False):
             return _error(503, "too many answers are being written", "busy", headers={"Retry-After": "1"})
         if wanted.stream:
-            return self._streamed(self._events(wanted, generator))
+            return self._streamed(wanted, generator)
         return await self._whole(request, wanted, generator)
 
     def _locked(self, request: Request) -> Response | None:
@@ -134,20 +134,29 @@ class _Api:
             )
         return generator
 
-    def _streamed(self, events: AsyncIterator[str]) -> Response:
-        """The response that gives its slot back however it ends, even before the first event."""
+    def _streamed(self, wanted: ChatRequest, generator: Generator) -> Response:
+        """The response that gives its slot back however it ends, even before the first event.
+
+        A client that goes away ends the writing at once, also while its request waits for its turn.
+        """
         from starlette.responses import StreamingResponse
 
-        release = self._slots.release
+        release, cancel = self._slots.release, threading.Event()
 
         class Stream(StreamingResponse):
             async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+                async def watched() -> Any:
+                    message = await receive()
+                    if message["type"] == "http.disconnect":
+                        cancel.set()
+                    return message
+
                 try:
-                    await super().__call__(scope, receive, send)
+                    await super().__call__(scope, watched, send)
                 finally:
                     release()
 
-        return Stream(events, media_type="text/event-stream")
+        return Stream(self._events(wanted, generator, cancel), media_type="text/event-stream")
 
     async def _whole(self, request: Request, wanted: ChatRequest, generator: Generator) -> Response:
         """The whole answer; a client that goes away ends the writing."""
@@ -189,11 +198,12 @@ class _Api:
         usage = _usage(generator, wanted, pieces[-1].tokens if pieces else 0)
         return JSONResponse(_frame(wanted, "chat.completion") | {"choices": [choice], "usage": usage})
 
-    async def _events(self, wanted: ChatRequest, generator: Generator) -> AsyncIterator[str]:
+    async def _events(
+        self, wanted: ChatRequest, generator: Generator, cancel: threading.Event
+    ) -> AsyncIterator[str]:
         """Server-sent events; when the client goes away, the writing ends within one token."""
         import anyio
 
-        cancel = threading.Event()
         frame = _frame(wanted, "chat.completion.chunk")
         pieces = generator.stream(wanted.messages, options=wanted.options, cancel=cancel)
         tokens = 0
