@@ -44,7 +44,9 @@ class Busy(Says):
 
     left = threading.Event()
 
-    def stream(self, messages: Any, *, options: Any, cancel: threading.Event | None = None) -> Iterator[Piece]:
+    def stream(
+        self, messages: Any, *, options: Any, cancel: threading.Event | None = None
+    ) -> Iterator[Piece]:
         assert cancel is not None
         if cancel.wait(20):
             self.left.set()

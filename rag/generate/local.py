@@ -21,6 +21,7 @@ from kb.errors import GenerationError, ModelError
 from rag.chatglm3.engine.request import Request, Ticket
 from rag.chatglm3.engine.sampling import Row, choose
 from rag.chatglm3.engine.writing import Writing
+from rag.chatglm3.memory import on_device
 from rag.models import LoadedOther
 from rag.templates.choice import check_templates
 from rag.types import GenerateOptions, Message, Piece
@@ -134,7 +135,7 @@ class LocalGenerator:
             pen = _Pen(request, self._closed)
             if pen.stopped():
                 return
-            with torch.inference_mode(), self._speaking(adapter):
+            with on_device(self.loaded.device), torch.inference_mode(), self._speaking(adapter):
                 self._generate(request, pen)
             if not pen.done:
                 request.out.put(request.writing.end("length"))
