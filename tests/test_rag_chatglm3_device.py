@@ -60,6 +60,23 @@ def test_a_device_is_chosen_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None
     assert chosen == ["cuda:1"]
 
 
+def test_training_goes_to_its_gpu_before_the_base_is_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`--gpu 1`: Triton launches on the current GPU and would not reach what lies on the second."""
+    import torch
+
+    from finetune import methods
+    from finetune.config import RunConfig
+
+    done: list[str] = []
+    monkeypatch.setattr(torch.cuda, "set_device", done.append)
+    monkeypatch.setattr(methods, "load_base", lambda folder, how: done.append(f"loaded on {how.device}"))
+    for device in ("cuda:1", "cpu"):
+        methods.open_base(RunConfig(), folder=tmp_path, device=device)
+    assert done == ["cuda:1", "loaded on cuda:1", "loaded on cpu"]
+
+
 @pytest.mark.gpu
 def test_the_engine_on_the_second_gpu(tmp_path: Path) -> None:
     import torch

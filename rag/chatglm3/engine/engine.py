@@ -95,10 +95,9 @@ class Engine:
         return self._queue([self._request(ids, options, None) for ids, options in prompts])
 
     def refresh(self) -> None:
-        """Answer with the adapters' weights as they stand in the model now, and forget what was read with the old ones.
+        """For training: answer with the adapters' weights as they stand in the model now, and forget what was read with others.
 
-        For training. Takes well under a millisecond a layer and reloads nothing. Raises GenerationError while requests run.
-        """
+        Raises GenerationError while requests run."""
         import torch
 
         with self._changed:
