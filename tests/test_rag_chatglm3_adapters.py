@@ -12,7 +12,7 @@ from test_rag_chatglm3_engine import add_lora
 from tiny_chatglm3 import converted
 
 from kb.errors import ModelError
-from rag.chatglm3.adapters import logit_change, read_adapter
+from rag.chatglm3.adapters import engine_takes, logit_change, read_adapter
 from rag.chatglm3.base import base_hash
 from rag.chatglm3.engine.engine import Engine
 from rag.chatglm3.export import export
@@ -126,7 +126,11 @@ def test_a_merge_leaves_nothing_out(base: Path, tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"belongs to another base: .*layers\.7\."):
         export(base, target=tmp_path / "out", adapter=adapter)
     save_file({k: v for k, v in state.items() if k != key}, file)
-    with pytest.raises(ModelError, match="not merged here"):
+    with pytest.raises(ModelError, match=r"has half of what it changes in .*q_proj"):
+        export(base, target=tmp_path / "out", adapter=adapter)
+    other = key.replace("lora_A.weight", "lora_B.bias")
+    save_file(state | {other: state[key][0].clone()}, file)
+    with pytest.raises(ModelError, match=r"lora_B\.bias .*not merged here"):
         export(base, target=tmp_path / "out", adapter=adapter)
     assert not (tmp_path / "out").exists()
     with pytest.raises(ModelError, match="would be replaced"):
@@ -141,6 +145,33 @@ def test_old_adapters_with_more_than_lora_are_refused(base: Path, tmp_path: Path
         (tmp_path / "old" / "adapter_config.json").write_text(json.dumps(config | {key: value}))
         with pytest.raises(ModelError, match="Only plain LoRA"):
             import_adapter(tmp_path / "old", target=tmp_path / "new", base=base)
+
+
+@pytest.mark.parametrize("name", ["1", "mlp", "model", "q_proj"])
+def test_an_adapter_may_be_called_as_a_layer_is(base: Path, tmp_path: Path, name: str) -> None:
+    assert load(base, adapters={name: add_lora(base, tmp_path / "run", seed=1)}).adapters[name].name == name
+
+
+def test_what_is_more_than_lora_is_not_for_the_engine(base: Path, tmp_path: Path) -> None:
+    import torch
+    from peft import LoraConfig, get_peft_model
+    from transformers import GlmForCausalLM
+
+    for more in (
+        {"lora_bias": True}, {"trainable_token_indices": [5]}, {"modules_to_save": ["lm_head"]}, {"use_dora": True},
+    ):  # fmt: skip
+        config = LoraConfig(r=2, target_modules=["q_proj"], task_type="CAUSAL_LM", **more)
+        made: Any = get_peft_model(GlmForCausalLM.from_pretrained(base), config)
+        for parameter in made.parameters():
+            if parameter.requires_grad:
+                torch.nn.init.normal_(parameter, std=0.4)
+        folder = tmp_path / next(iter(more))
+        made.save_pretrained(folder)
+        assert not engine_takes(folder), more
+        loaded = load(base, adapters={"more": folder})
+        with pytest.raises(ModelError, match="load it merged"):
+            Engine(loaded)
+    assert engine_takes(add_lora(base, tmp_path / "plain", seed=1))
 
 
 def test_an_adapter_of_another_size_is_refused(base: Path, tmp_path: Path) -> None:

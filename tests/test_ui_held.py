@@ -39,3 +39,9 @@ def test_an_adapter_that_was_trained_again_is_loaded_again(tmp_path: Path) -> No
     add_lora(base, run, seed=2)
     assert said(both, "run") != first
     assert held.held() is not kept
+
+
+def test_names_that_torch_has_taken() -> None:
+    assert [held.key_of(n) for n in ("train", "type", "v1.2", "周易", "zhouyi")] == [
+        "train_", "type_", "v1_2", "周易", "zhouyi",
+    ]  # fmt: skip

@@ -9,6 +9,7 @@ import re
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -96,8 +97,17 @@ class Voice:
 
 
 def key_of(name: str) -> str:
-    """An adapter's name as the model knows it: no dots, which the layers' names are divided by."""
-    return re.sub(r"[^\w-]+", "_", name)
+    """An adapter's name as the model knows it: no dots, which the layers' names are divided by, and no word of torch's own."""
+    clean = re.sub(r"[^\w-]+", "_", name)
+    return clean + "_" if clean in _taken() else clean
+
+
+@lru_cache(maxsize=1)
+def _taken() -> frozenset[str]:
+    """What torch's modules call themselves: an adapter named "train" would be refused."""
+    from torch.nn import ModuleDict
+
+    return frozenset(dir(ModuleDict()))
 
 
 def take(wanted: GeneratorSettings, folder: Path, *, adapters: Mapping[str, Path]) -> Held:

@@ -6,6 +6,7 @@ An adapter is merged on the way, in fp32, tensor by tensor: nothing but one laye
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -95,6 +96,10 @@ def _write(
     write_json(work / "model.safetensors.index.json", index)
 
 
+_MERGED = re.compile(r"\.lora_([AB]\.weight|magnitude_vector)$")
+"""Tensors of an adapter that can be merged."""
+
+
 class LoraMerge:
     """A LoRA or DoRA adapter that is added to the weights one tensor at a time."""
 
@@ -119,6 +124,12 @@ class LoraMerge:
         self._scale = alpha / rank**0.5 if config.get("use_rslora") else alpha / rank
         self._state = load_file(adapter / "adapter_model.safetensors")
         self._adapter = adapter
+        other = sorted(key for key in self._state if not _MERGED.search(key))
+        if other:
+            raise ModelError(
+                f"{adapter} holds {other[0]} ({len(other)} such), which is not merged here.",
+                zh=f"{adapter} 含有 {other[0]} 等 {len(other)} 个张量，这里不支持合并。",
+            )
         self._stems = {key.split(".lora_")[0] for key in self._state if ".lora_" in key}
         here = {
             "base_model.model." + n.removesuffix(".weight") for n in names.native_shapes(read_native(base))
@@ -134,13 +145,12 @@ class LoraMerge:
         stem = "base_model.model." + name.removesuffix(".weight")
         if not name.endswith(".weight") or stem not in self._stems:
             return tensor
-        try:
-            down, up = self._state[f"{stem}.lora_A.weight"], self._state[f"{stem}.lora_B.weight"]
-        except KeyError as error:
+        down, up = self._state.get(f"{stem}.lora_A.weight"), self._state.get(f"{stem}.lora_B.weight")
+        if down is None or up is None:
             raise ModelError(
-                f"{self._adapter} changes {name} in a way that is not merged here.",
-                zh=f"{self._adapter} 对 {name} 的改动方式，这里不支持合并。",
-            ) from error
+                f"{self._adapter} is broken: it has half of what it changes in {name}.",
+                zh=f"{self._adapter} 已损坏：对 {name} 的改动只有一半。",
+            )
         if up.shape[0] != tensor.shape[0] or down.shape[1] != tensor.shape[1]:
             raise ModelError(f"The adapter does not fit {name}.", zh=f"适配器与 {name} 的形状不符。")
         whole: torch.Tensor = tensor.float() + self._scale * (up.float() @ down.float())
