@@ -90,6 +90,11 @@ def engine_takes(folder: Path) -> bool:
     return not (outer or any(config.get(key) for key in more) or config.get("bias", "none") != "none")
 
 
+def tunes_biases(folder: Path) -> bool:
+    """Whether loading it changes the base's own biases: switched off, its base is not as it was (a limit of PEFT)."""
+    return str(read_json(folder / "adapter_config.json").get("bias", "none")) != "none"
+
+
 def check_base(adapter: AdapterInfo, *, base: Path) -> None:
     """Raise ModelError if the adapter says that it was trained on another base."""
     if adapter.base_hash and adapter.base_hash != (here := base_hash(base)):
