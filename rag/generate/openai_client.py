@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 _RETRIED = frozenset({408, 429, 500, 502, 503, 504})
 _LONGEST_LINE = 1_000_000
 _LONGEST_ERROR = 65_536
+_HERE = ("127.0.0.1", "localhost", "::1")
 _LOOK = 0.05
 """Seconds between two looks at `cancel` while the server is silent."""
 
@@ -155,7 +156,10 @@ class OpenAIGenerator:
 
         headers = {"Authorization": f"Bearer {self.config.key}"} if self.config.key else {}
         timeout = httpx.Timeout(self.config.timeout, connect=self.config.connect_timeout)
-        return httpx.Client(headers=headers, timeout=timeout, follow_redirects=False)
+        away = (
+            urlsplit(self.config.base_url).hostname not in _HERE
+        )  # a proxy of the environment is for elsewhere
+        return httpx.Client(headers=headers, timeout=timeout, follow_redirects=False, trust_env=away)
 
     def _body(self, messages: Sequence[Message], options: GenerateOptions) -> dict[str, Any]:
         """The request; settings that only some servers know are left out unless they were changed."""
