@@ -97,6 +97,36 @@ def test_every_kind_of_damage_is_found(standard: Path, official: Path, tmp_path:
         verify(official)
 
 
+def test_damage_is_told_and_not_thrown(standard: Path, tmp_path: Path) -> None:
+    """Files that a broken copy or a full disk leaves: the report goes on and names them."""
+    for file, content, words in (
+        ("tokenizer.json", b"", "tokenizer.json is broken"),
+        ("tokenizer.json", b"\xff{}", "tokenizer.json is broken"),
+        ("tokenizer.model", b"", "tokenizer.model is broken"),
+        ("config.json", (standard / "config.json").read_bytes().replace(b"silu", b"salu"), "salu"),
+    ):
+        folder = tmp_path / "damaged"
+        shutil.copytree(standard, folder)
+        (folder / file).write_bytes(content)
+        told = failed(verify(folder))
+        assert file in told["hashes"] and any(words in text for text in told.values()), told
+        shutil.rmtree(folder)
+    shutil.copytree(standard, tmp_path / "numbers")
+    config = json.loads((standard / "config.json").read_text())
+    (tmp_path / "numbers" / "config.json").write_text(json.dumps(config | {"hidden_size": None}))
+    with pytest.raises(ModelError, match="hidden_size is None, no number"):
+        verify(tmp_path / "numbers")
+
+
+def test_an_empty_shard_is_named(tmp_path: Path) -> None:
+    source = write_official(tmp_path / "bin", binary=True)
+    (source / "pytorch_model-00002-of-00002.bin").write_bytes(b"")
+    with pytest.raises(
+        ModelError, match=r"00002\.bin is not a plain weights file, or it is broken: EOFError"
+    ):
+        convert(source, target=tmp_path / "out")
+
+
 def test_not_a_number_is_found(official: Path, tmp_path: Path) -> None:
     import torch
     from safetensors.torch import load_file, save_file

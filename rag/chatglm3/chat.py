@@ -34,7 +34,12 @@ class ChatTokenizer:
                 zh=f"{folder} 里没有 tokenizer.json。请转换官方模型：zhiwen models convert 源 目标",
             )
         self.folder, self.family = folder, family
-        self._tokenizer: Any = Tokenizer.from_file(str(folder / "tokenizer.json"))
+        try:
+            self._tokenizer: Any = Tokenizer.from_file(str(folder / "tokenizer.json"))
+        except Exception as error:  # tokenizers raises nothing narrower
+            raise ModelError(
+                f"{folder}/tokenizer.json is broken: {error}", zh=f"{folder}/tokenizer.json 已损坏：{error}"
+            ) from error
         self._tokenizer.encode_special_tokens = True
         gmask = self._tokenizer.token_to_id("[gMASK]")
         if gmask is None or self._tokenizer.token_to_id("<|observation|>") != gmask + 7:

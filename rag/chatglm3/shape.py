@@ -79,7 +79,12 @@ def _fetch(config: Mapping[str, Any], key: str, path: Path) -> Any:
             f"{path} has no {key!r}: it is not a ChatGLM2/ChatGLM3 configuration.",
             zh=f"{path} 里没有 {key!r}：这不是 ChatGLM2/ChatGLM3 的配置。",
         )
-    return config[key]
+    value = config[key]
+    if not isinstance(value, int | float):
+        raise ModelError(
+            f"{path}: {key} is {value!r}, no number.", zh=f"{path}：{key} 是 {value!r}，不是数字。"
+        )
+    return value
 
 
 def read_official(folder: Path, *, family: Family | None = None) -> GlmShape:

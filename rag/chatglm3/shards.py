@@ -90,9 +90,10 @@ def read_tensors(path: Path) -> Iterator[tuple[str, torch.Tensor]]:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True, mmap=_mappable(path))
     except Exception as error:  # torch raises many kinds for a broken or dangerous file
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise ModelError(
-            f"{path} is not a plain weights file, or it is broken: {str(error).splitlines()[0]}",
-            zh=f"{path} 不是纯权重文件，或已损坏：{str(error).splitlines()[0]}",
+            f"{path} is not a plain weights file, or it is broken: {reason}",
+            zh=f"{path} 不是纯权重文件，或已损坏：{reason}",
         ) from error
     for name in list(state):
         yield name, state.pop(name)

@@ -104,6 +104,7 @@ def read_pieces(path: Path) -> PieceModel:
             ("a normaliser other than identity", normal.name != "identity"),
             ("no dummy prefix", not normal.add_dummy_prefix),
             ("extra white space is removed", normal.remove_extra_whitespaces),
+            ("pieces that are no text", any(not isinstance(piece.piece, str) for piece in proto.pieces)),
         )
         if bad
     ]

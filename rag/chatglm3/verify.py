@@ -154,7 +154,12 @@ def check_tokens(folder: Path) -> Check:
     if (folder / "tokenizer.model").is_file():
         import sentencepiece
 
-        reference: Any = sentencepiece.SentencePieceProcessor(model_file=str(folder / "tokenizer.model"))
+        try:
+            reference: Any = sentencepiece.SentencePieceProcessor(model_file=str(folder / "tokenizer.model"))
+        except RuntimeError as error:
+            return Check(
+                "tokens", False, f"tokenizer.model 已损坏：{error}", f"tokenizer.model is broken: {error}"
+            )
         wrong += [repr(t) for t in _SAMPLES if tokenizer.encode(t) != list(reference.encode(t))]
     if wrong:
         text = ", ".join(wrong)
@@ -170,7 +175,12 @@ def check_tokens(folder: Path) -> Check:
 def check_forward(folder: Path, shape: GlmShape) -> Check:
     """A pass through all layers gives finite logits that differ from token to token."""
     ids = [(37 * i + 11) % min(shape.vocabulary, 60_000) for i in range(8)]
-    logits = streamed_logits(folder, ids=ids, shape=shape)
+    try:
+        logits = streamed_logits(folder, ids=ids, shape=shape)
+    except (AttributeError, LookupError, TypeError, ValueError) as error:  # values of config.json
+        return Check(
+            "forward", False, f"前向计算无法进行：{error!r}", f"the forward pass cannot be made: {error!r}"
+        )
     finite, spread = bool(logits.isfinite().all()), float(logits.float().std())
     if not finite or spread < 1e-6:
         return Check("forward", False, "前向计算得到无效的数值", "the forward pass gives unusable numbers")
