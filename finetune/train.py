@@ -26,7 +26,7 @@ from finetune.run_metrics import final_metrics
 from finetune.stages.objective import objective_of
 from finetune.stages.reference import with_reference
 from finetune.together import Peers, begin, fail, plan_together, stoppable
-from kb.errors import ModelError, ZhiwenError
+from kb.errors import ZhiwenError
 from rag.types import Message
 
 if TYPE_CHECKING:
@@ -300,16 +300,10 @@ class _Run:
         )  # fmt: skip
 
     def _predict(self) -> dict[str, float]:
-        chosen = self.prepared.eval_examples
-        if not chosen:
-            raise ModelError(
-                "--predict-with-generate needs --eval-dataset or --val-size.",
-                zh="--predict-with-generate 需要 --eval-dataset 或 --val-size。",
-            )
         with eager():
             return samples.predict(
                 self.loop.trainee,
-                examples=chosen,
+                examples=self.prepared.eval_examples,
                 tokenizer=self.tokenizer,
                 most=self.config.train.sample_tokens,
                 path=self.folder / "predictions.jsonl" if self.world.main else None,

@@ -1,0 +1,118 @@
+"""Options that meet: what one stage was trained with and another goes on from, and options that would do nothing."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from finetune import events, run
+from finetune.config import RunConfig, from_values
+from finetune.data.load import load_sets
+from finetune.memory import Layout
+from finetune.methods import attach, open_base
+from finetune.ppo.policy import Policy
+from finetune.ppo.prompts import Answer
+from finetune.ppo.reward import AdapterReward
+from finetune.train import train
+from kb.errors import SettingsError
+from tests.tiny_training import FACTS, tiny_model, write_facts
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("mixed")
+    tiny_model(folder / "model")
+    write_facts(folder / "facts.json")
+    answers = list(FACTS.values())
+    pairs = [
+        {"instruction": q, "input": "", "chosen": a, "rejected": answers[(n + 1) % len(answers)]}
+        for n, (q, a) in enumerate(FACTS.items())
+    ]
+    (folder / "pairs.json").write_text(json.dumps(pairs, ensure_ascii=False), encoding="utf-8")
+    entries = {"facts": {"file_name": "facts.json"}, "pairs": {"file_name": "pairs.json", "ranking": True}}
+    (folder / "dataset_info.json").write_text(json.dumps(entries), encoding="utf-8")
+    return folder
+
+
+def config_of(place: Path, **values: Any) -> RunConfig:
+    common = {
+        "name": "t", "output_dir": str(place / "runs"), "model_name_or_path": str(place / "model"),
+        "dataset": "facts", "dataset_dir": str(place), "finetuning_type": "lora", "lora_rank": 4, "device": "cpu",
+        "max_steps": 2, "per_device_train_batch_size": 4, "gradient_accumulation_steps": 1, "warmup_ratio": 0.0,
+        "learning_rate": 1e-2, "sample_tokens": 1,
+    }  # fmt: skip
+    return from_values(common | values)
+
+
+def trained(place: Path, **values: Any) -> Path:
+    adapter = train(run.create(config_of(place, **values))).adapter
+    assert adapter is not None
+    return adapter
+
+
+def scored(place: Path, reward: Path, *, kernels: bool, **values: Any) -> list[list[float]]:
+    """What a reward adapter says beside a policy, twice, and the policy's own log-probabilities."""
+    config = config_of(place, stage="ppo", reward_model=str(reward), **values)
+    trainee = attach(open_base(config, folder=place / "model", device="cpu"), config=config)
+    policy = Policy(trainee, temperature=1.0, layout=Layout(64, kernels=kernels))
+    judge = AdapterReward(policy, reward, end_id=2)
+    answers = [Answer((5, 6, 7), (8, 9, 300, 2), True), Answer((5, 300), (7,), False)]
+    said, _, referred = policy.before([a.document for a in answers])
+    assert torch.equal(said, referred), "the policy begins at the reference"
+    return [judge(answers), judge(answers), said.tolist()]
+
+
+@pytest.mark.parametrize(
+    ("rm", "policy"),
+    [
+        ({"lora_dropout": 0.5}, {}),
+        ({"lora_target": "q_proj,v_proj"}, {}),
+        ({}, {"lora_target": "q_proj,v_proj"}),
+        ({"use_dora": True}, {}),
+        ({"use_rslora": True, "lora_rank": 9}, {"lora_target": "gate_up_proj"}),
+    ],
+    ids=["dropout", "fewer-targets", "more-targets", "dora", "rslora"],
+)
+def test_a_reward_adapter_of_other_options_scores_as_on_its_own(
+    place: Path, rm: dict[str, Any], policy: dict[str, Any]
+) -> None:
+    from finetune.reward import load_reward
+
+    adapter = trained(place, stage="rm", dataset="pairs", **rm)
+    alone = load_reward(adapter, device="cpu").score_ids([(5, 6, 7, 8, 9, 300, 2), (5, 300, 7)])
+    for kernels in (False, True):
+        once, again, _ = scored(place, adapter, kernels=kernels, **policy)
+        assert once == again == pytest.approx(alone, abs=1e-5)
+
+
+def test_half_precision_leaves_no_first_steps_out(place: Path) -> None:
+    result = train(run.create(config_of(place, precision="fp16", max_steps=3, cutoff_len=64)))
+    steps = [e for e in events.read(result.folder) if e["event"] == "step"]
+    assert "skipped_steps" not in result.metrics, [e["norm"] for e in steps]
+    assert steps[-1]["loss"] < steps[0]["loss"]
+
+
+@pytest.mark.parametrize(
+    ("values", "flag"),
+    [
+        ({"predict_with_generate": True}, "--predict-with-generate"),
+        ({"predict_with_generate": True, "stage": "pt", "val_size": 2}, "--predict-with-generate"),
+        ({"early_stopping_patience": 2}, "--early-stopping-patience"),
+        ({"finetuning_type": "qlora", "quantization_bit": 8}, "--quantization-bit"),
+        ({"compile": "on", "packing": False}, "--compile"),
+        ({"compile": "on", "finetuning_type": "ptuning"}, "--compile"),
+    ],
+)
+def test_what_would_do_nothing_or_fail_at_the_end_is_refused_at_once(
+    place: Path, values: dict[str, Any], flag: str
+) -> None:
+    with pytest.raises(SettingsError, match=flag):
+        config_of(place, **values)
+
+
+def test_a_ranked_set_needs_no_columns_for_chosen_and_rejected(place: Path) -> None:
+    assert len(load_sets("pairs", folder=place).examples) == len(FACTS)
