@@ -12,6 +12,7 @@ import torch
 from finetune import events, run
 from finetune.config import RunConfig, from_values
 from finetune.data.load import load_sets
+from finetune.data.types import Conversation
 from finetune.memory import Layout
 from finetune.methods import attach, open_base
 from finetune.ppo.policy import Policy
@@ -116,3 +117,17 @@ def test_what_would_do_nothing_or_fail_at_the_end_is_refused_at_once(
 
 def test_a_ranked_set_needs_no_columns_for_chosen_and_rejected(place: Path) -> None:
     assert len(load_sets("pairs", folder=place).examples) == len(FACTS)
+
+
+def test_half_an_emoji_is_a_bad_line_of_its_own(tmp_path: Path) -> None:
+    """It used to train to the end and fail where its question was to be written down."""
+    rows = [
+        '{"instruction": "好\\ud83d\\ude00", "output": "笑"}',
+        '{"instruction": "好\\ud83d", "output": "笑"}',
+    ]
+    (tmp_path / "lines.jsonl").write_text("\n".join(rows), encoding="utf-8")
+    (tmp_path / "array.json").write_text("[" + ",\n".join(rows) + "]", encoding="utf-8")
+    for name in ("lines.jsonl", "array.json"):
+        loaded = load_sets(str(tmp_path / name), folder=tmp_path)
+        assert [e.question for e in loaded.examples if isinstance(e, Conversation)] == ["好😀"]
+        assert [str(b.source) for b in loaded.bad] == [f"{name}:2"] and "ud83d" in loaded.bad[0].reason
