@@ -13,13 +13,15 @@ from finetune import events, run
 from finetune.config import RunConfig, from_values
 from finetune.data.load import load_sets
 from finetune.data.types import Conversation
-from finetune.memory import Layout
+from finetune.memory import GIB, Layout, choose_layout
 from finetune.methods import attach, open_base
+from finetune.plan import make_plan
 from finetune.ppo.policy import Policy
 from finetune.ppo.prompts import Answer
 from finetune.ppo.reward import AdapterReward
 from finetune.train import train
 from kb.errors import SettingsError
+from rag.chatglm3.shape import GlmShape
 from tests.tiny_training import FACTS, tiny_model, write_facts
 
 
@@ -131,3 +133,42 @@ def test_half_an_emoji_is_a_bad_line_of_its_own(tmp_path: Path) -> None:
         loaded = load_sets(str(tmp_path / name), folder=tmp_path)
         assert [e.question for e in loaded.examples if isinstance(e, Conversation)] == ["好😀"]
         assert [str(b.source) for b in loaded.bad] == [f"{name}:2"] and "ud83d" in loaded.bad[0].reason
+
+
+def test_where_fused_layers_do_not_fit_the_others_are_taken() -> None:
+    real = GlmShape(28, 4096, 32, 2, 128, 13_696, 65_024, 8192)
+
+    def on(gib: float, **values: Any) -> tuple[Layout, int, bool]:
+        layout, found, fits = choose_layout(
+            real, from_values(values), dtype="bfloat16", free=int(gib * GIB), longest=256, wanted=8192,
+            compiled=False, kernels=True,
+        )  # fmt: skip
+        return layout, found.total, fits
+
+    _, fused, _ = on(0, kernels="on")
+    layout, plain, fits = on(4.8)
+    assert fits and not layout.kernels and plain < 4.8 * GIB < fused
+    assert on(5.2)[0].kernels and on(5.2)[2], "fused layers where they fit"
+    assert not on(4.8, kernels="on")[2], "who asks for them is told that they do not fit"
+    assert on(0)[1] < fused, "what is said to be missing is the least that would do"
+
+
+@pytest.mark.parametrize("values", [{"kernels": "on"}, {"kernels": "off"}, {"pack_tokens": 4096}])
+def test_what_a_plan_proposes_fits(place: Path, values: dict[str, Any]) -> None:
+    """Each proposal is planned as it would run, and the least that it names is enough."""
+    config = config_of(place, cutoff_len=64, **values)
+    least = choose_free(config)
+    found = make_plan(config, free=least - 1)
+    assert not found.fits and make_plan(config, free=least).fits
+    if "pack_tokens" in values:
+        assert any("--pack-tokens 0" in line for line in found.changes_en)
+        assert make_plan(config_of(place, cutoff_len=64), free=least - 1).fits
+
+
+def choose_free(config: RunConfig) -> int:
+    """The least memory with which a plan fits."""
+    low, high = 0, GIB
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if make_plan(config, free=middle, rate=1e12).fits else (middle, high)
+    return high
