@@ -172,3 +172,50 @@ def choose_free(config: RunConfig) -> int:
         middle = (low + high) // 2
         low, high = (low, middle) if make_plan(config, free=middle, rate=1e12).fits else (middle, high)
     return high
+
+
+def test_what_was_learned_survives_a_failure_at_the_very_end(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Answers are written when the last step is done: memory may run out there, and the last checkpoint be old."""
+    from finetune import samples
+
+    whole = train(run.create(config_of(place, max_steps=3)))
+
+    def full(*args: Any, **options: Any) -> None:
+        raise torch.OutOfMemoryError("no memory for an answer")
+
+    folder = run.create(config_of(place, max_steps=3))
+    with monkeypatch.context() as patched:
+        patched.setattr(samples, "sample", full)
+        with pytest.raises(torch.OutOfMemoryError):
+            train(folder)
+    result = train(folder)
+    steps = [e["step"] for e in events.read(folder) if e["event"] == "step"]
+    assert result.state == "done" and steps == [1, 2, 3]
+    assert result.metrics["train_loss"] == whole.metrics["train_loss"]
+
+
+def test_data_that_changed_before_a_run_goes_on_is_told(place: Path, tmp_path: Path) -> None:
+    data = write_facts(tmp_path / "own.json")
+    folder = run.create(config_of(place, dataset=str(data), max_steps=3))
+    stopped = train(folder, listen=lambda e: run.stop(folder) if e.get("step") == 1 else None)
+    assert stopped.state == "stopped"
+    data.write_text(data.read_text(encoding="utf-8").replace("五天", "六天"), encoding="utf-8")
+    train(folder)
+    said = [e["en"] for e in events.read(folder) if e["event"] == "say"]
+    assert any("data files were changed" in text for text in said), said
+
+
+@pytest.mark.parametrize(
+    ("cards", "new"), [([(7, 5)], False), ([(8, 0), (9, 0)], True), ([(9, 0), (7, 0)], False)]
+)
+def test_the_packed_kernel_is_for_cards_that_have_it(
+    monkeypatch: pytest.MonkeyPatch, cards: list[tuple[int, int]], new: bool
+) -> None:
+    from finetune import attention
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: len(cards))
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda number: cards[number])
+    assert attention.new_cards() is new
