@@ -221,9 +221,12 @@ def _check(config: RunConfig) -> None:
             if not value >= least or value == float("inf"):
                 raise _fail(name, value, f"{least} or more", f"不小于 {least}")
     method, train = config.method, config.train
-    for name, share in (("lora_dropout", method.lora_dropout), ("warmup_ratio", train.warmup_ratio)):
+    for name in ("lora_dropout", "warmup_ratio", "adam_beta1", "adam_beta2"):
+        share = getattr(method if name == "lora_dropout" else train, name)
         if share >= 1:
             raise _fail(name, share, "below 1", "小于 1")
+    if train.seed >= 2**32:
+        raise _fail("seed", train.seed, "below 2^32", "小于 2^32")
     if train.learning_rate <= 0:
         raise _fail("learning_rate", train.learning_rate, "above 0", "大于 0")
     if not train.max_steps and train.num_train_epochs <= 0:

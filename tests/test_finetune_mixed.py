@@ -108,6 +108,8 @@ def test_half_precision_leaves_no_first_steps_out(place: Path) -> None:
         ({"finetuning_type": "qlora", "quantization_bit": 8}, "--quantization-bit"),
         ({"compile": "on", "packing": False}, "--compile"),
         ({"compile": "on", "finetuning_type": "ptuning"}, "--compile"),
+        ({"adam_beta2": 1.0}, "--adam-beta2"),
+        ({"seed": 2**44}, "--seed"),
     ],
 )
 def test_what_would_do_nothing_or_fail_at_the_end_is_refused_at_once(
