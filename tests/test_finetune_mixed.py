@@ -23,6 +23,7 @@ from finetune.train import train
 from kb.errors import SettingsError
 from rag.chatglm3.shape import GlmShape
 from tests.tiny_training import FACTS, tiny_model, write_facts
+from ui.cli import main
 
 
 @pytest.fixture(scope="module")
@@ -221,3 +222,14 @@ def test_the_packed_kernel_is_for_cards_that_have_it(
     monkeypatch.setattr(torch.cuda, "device_count", lambda: len(cards))
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda number: cards[number])
     assert attention.new_cards() is new
+
+
+def test_the_command_finds_what_is_too_long(
+    place: Path, home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ask = ["data", "check", "facts,pairs", "--folder", str(place), "--model", str(place / "model"), "--json"]
+    assert main(ask) == 0
+    capsys.readouterr()
+    assert main([*ask, "--cutoff-len", "16"]) == 1
+    found = json.loads(capsys.readouterr().out)
+    assert 0 < found["counts"]["too-long"] < found["examples"] and set(found["counts"]) == {"too-long"}
