@@ -230,6 +230,6 @@ def test_the_command_finds_what_is_too_long(
     ask = ["data", "check", "facts,pairs", "--folder", str(place), "--model", str(place / "model"), "--json"]
     assert main(ask) == 0
     capsys.readouterr()
-    assert main([*ask, "--cutoff-len", "16"]) == 1
+    assert main([*ask, "--cutoff-len", "13"]) == 1
     found = json.loads(capsys.readouterr().out)
     assert 0 < found["counts"]["too-long"] < found["examples"] and set(found["counts"]) == {"too-long"}
