@@ -11,8 +11,9 @@ import torch
 
 from finetune import events, run
 from finetune.config import RunConfig, from_values
+from finetune.data.check import check
 from finetune.data.load import load_sets
-from finetune.data.types import Conversation
+from finetune.data.types import Conversation, Source, Turn
 from finetune.memory import GIB, Layout, choose_layout
 from finetune.methods import attach, open_base
 from finetune.plan import make_plan
@@ -233,3 +234,13 @@ def test_the_command_finds_what_is_too_long(
     assert main([*ask, "--cutoff-len", "13"]) == 1
     found = json.loads(capsys.readouterr().out)
     assert 0 < found["counts"]["too-long"] < found["examples"] and set(found["counts"]) == {"too-long"}
+
+
+def test_a_decimal_point_makes_another_question() -> None:
+    def asked(question: str, answer: str, line: int) -> Conversation:
+        return Conversation(
+            (Turn("user", question), Turn("assistant", answer)), source=Source(Path("a"), line)
+        )
+
+    assert check([asked("1.5 乘 2 是多少", "3", 1), asked("15 乘 2 是多少？", "30", 2)]).clean
+    assert check([asked("Is it 3.", "a", 1), asked("is it 3?", "b", 2)]).counts == {"contradiction": 1}
