@@ -9,7 +9,7 @@ from typing import Any
 
 from kb.types import Hit, PlannedChange, SearchResult, SyncReport
 from rag.types import Answer, Citation
-from ui.reasons import reason_words
+from ui.reasons import file_words, reason_words
 from ui.table import clip, safe, table
 from ui.text import pick
 
@@ -88,7 +88,9 @@ def report_text(report: SyncReport) -> str:
         )
     for problem in report.problems:
         mark = "✗" if problem.verdict == "failed" else "!"
-        lines.append(f"  {mark} {safe(problem.name)}{pick('：', ': ')}{safe(reason_words(problem.reason))}")
+        lines.append(
+            f"  {mark} {safe(problem.name)}{pick('：', ': ')}{safe(file_words(problem.reason, problem.reason_zh))}"
+        )
     if report.interrupted:
         lines.append(pick("已中断；再运行一次会接着做完。", "Interrupted; the next run goes on from here."))
     return "\n".join(lines)
@@ -158,7 +160,8 @@ def answer_note(answer: Answer) -> str:
             "（摘录式回答：以下是原文中的句子，没有经过语言模型）",
             "(extractive: sentences of the sources, no language model)",
         )
-    model = answer.generator + (f" + {answer.adapter}" if answer.adapter else "")
+    own = f" + {answer.adapter}" if answer.adapter else ""
+    model = answer.generator.removesuffix(own) + own
     return pick(f"（由 {model} 回答）", f"(answered by {model})")
 
 

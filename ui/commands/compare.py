@@ -70,7 +70,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     arguments.add_json(parser)
     arguments.example(
         parser,
-        "zhiwen compare --adapters zhouyi,zhouyi-bad --questions data/eval/zhouyi.jsonl",
+        "zhiwen compare --adapters zhouyi,zhouyi-bad --questions data/lab/zhouyi_questions.csv",
         "zhiwen compare --adapters handbook --questions held.jsonl --kb docs --out report",
     )
 
