@@ -219,6 +219,8 @@ def test_the_command_line_names_the_adapter_that_answered(
     asked = ["ask", "--kb", "named", "--max-tokens", "4", "--adapter", adapter(here), "年休假有几天？"]
     assert main([*asked, "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
+    train = json.loads((here / "runs" / adapter(here) / "adapter" / "train.json").read_text())
+    assert train["base_model"] == "zhiwen/tiny-chatglm3", "nobody should take it for ChatGLM3-6B"
     assert told["adapter"] == adapter(here) and told["generator"].endswith(adapter(here))
     assert main(asked) == 0
     assert capsys.readouterr().out.count(adapter(here)) == 1
