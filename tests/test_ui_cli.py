@@ -61,6 +61,16 @@ def test_every_command_has_help_that_ends_with_an_example(
     assert f"zhiwen {name}" in text.splitlines()[-1], "the last line is an example"
 
 
+@pytest.mark.parametrize(
+    "words", [("data", "show"), ("data", "check"), ("data", "formats"), ("models", "pull")]
+)
+def test_help_of_two_words_is_chinese_too(words: tuple[str, str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        build_parser(words[0]).parse_args([*words, "--help"])
+    text = capsys.readouterr().out
+    assert "显示帮助" in text and "show this help" not in text and "positional arguments" not in text
+
+
 def test_language_of_the_settings_file(home: Path) -> None:
     (home / "zhiwen.toml").write_text('language = "en"\n')
     assert "ask your own documents" in zhiwen("--help", home=home, ZHIWEN_LANG="").stdout

@@ -5,14 +5,17 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from kb.types import SyncReport
 from tests.conftest import ROOT
 from ui.cli import main
 from ui.settings import load_settings
+from ui.show import report_text
 from ui.text import set_language
 
 NOTES = {
@@ -164,3 +167,9 @@ def test_a_file_that_cannot_be_read_is_explained_in_both_languages(
     set_language("zh")
     assert zhiwen("kb", "show", "制度") == 0
     assert "坏.pdf：'坏.pdf' 已损坏" in zhiwen.out and "is damaged" not in zhiwen.out
+
+
+def test_an_interruption_before_the_first_file_is_no_empty_folder() -> None:
+    report = SyncReport("制度", {}, (), 0, 0, 0, 0, 0, 0.5, interrupted=True)
+    assert "空文件夹" not in report_text(report) and "还没有做完任何文件" in report_text(report)
+    assert "空文件夹" in report_text(replace(report, interrupted=False))

@@ -72,8 +72,10 @@ def plan_text(changes: Sequence[PlannedChange], *, everything: bool, most: int =
 def report_text(report: SyncReport) -> str:
     """What indexing did, with one line for each problem."""
     rate = report.embedded / report.seconds if report.seconds > 0 else 0.0
+    done = any(report.counts.values()) or not report.interrupted
     lines = [
-        pick(f"知识库 {report.kb}：", f"Knowledge base {report.kb}: ") + counts_line(dict(report.counts)),
+        pick(f"知识库 {report.kb}：", f"Knowledge base {report.kb}: ")
+        + (counts_line(dict(report.counts)) if done else pick("还没有做完任何文件", "no file is done yet")),
         pick(
             f"{report.passages} 段，{report.chunks} 块；本次嵌入 {report.embedded} 块，复用 {report.reused} 块，"
             f"{report.seconds:.1f} 秒（每秒 {rate:.0f} 块）",
