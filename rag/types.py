@@ -260,6 +260,7 @@ class Answer:
     generator: str
     """"extractive", or the name of the generator."""
     adapter: str = ""
+    """The adapter that wrote it: the options' own, else the generator's; empty: the base."""
     trace: Trace = field(default_factory=lambda: Trace(question=""))
 
 

@@ -69,6 +69,11 @@ class Voice:
         return f"{base} + {self._adapter}" if self._adapter else base
 
     @property
+    def adapter(self) -> str:
+        """The adapter that it speaks with where the options name none; empty: the base."""
+        return self._adapter
+
+    @property
     def note(self) -> tuple[str, str] | None:
         """What people should know about the one that answers, in Chinese and English."""
         return getattr(self._generator, "note", None)

@@ -247,11 +247,13 @@ def run_verify(args: argparse.Namespace) -> int:
 
 def run_export(args: argparse.Namespace) -> int:
     """Write the official layout."""
+    from finetune.start import made_at
     from rag.chatglm3.export import export
 
+    adapter = made_at(str(args.adapter), flag="--adapter") if args.adapter else None
     with byte_progress(pick("导出", "exporting")) as show:
         folder = export(
-            args.source, target=args.target, adapter=args.adapter, overwrite=args.overwrite, progress=show
+            args.source, target=args.target, adapter=adapter, overwrite=args.overwrite, progress=show
         )
     print(pick(f"已写入官方格式：{folder}", f"written in the official layout: {folder}"))
     return 0
