@@ -244,3 +244,12 @@ def test_a_decimal_point_makes_another_question() -> None:
 
     assert check([asked("1.5 乘 2 是多少", "3", 1), asked("15 乘 2 是多少？", "30", 2)]).clean
     assert check([asked("Is it 3.", "a", 1), asked("is it 3?", "b", 2)]).counts == {"contradiction": 1}
+
+
+def test_tools_that_are_no_json_are_a_bad_line(tmp_path: Path) -> None:
+    said = [{"from": "human", "value": "天气"}, {"from": "gpt", "value": "晴"}]
+    rows = [{"conversations": said, "tools": text} for text in ("[]", "weather(city)", '[{"name": "f"}]')]
+    path = tmp_path / "tools.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    loaded = load_sets(str(path), folder=tmp_path)
+    assert len(loaded.examples) == 2 and [str(b.source) for b in loaded.bad] == ["tools.jsonl:2"]
