@@ -20,6 +20,11 @@ def read_pairs(path: Path, *, baseline: str, candidate: str) -> list[Pair]:
     Raises DataError naming the contestants that there are, or if the two answered different questions.
     """
     file = path / "answers.csv" if path.is_dir() else path
+    if not file.is_file():
+        raise DataError(
+            f"{path} is neither a report of zhiwen compare nor its answers.csv. Make one: zhiwen compare --out {path}",
+            zh=f"{path} 不是 zhiwen compare 的报告文件夹，也不是其中的 answers.csv。先做对比：zhiwen compare --out {path}",
+        )
     said: dict[str, dict[int, Said]] = {}
     questions: dict[int, Question] = {}
     for item in read_rows(file):

@@ -16,7 +16,7 @@ from finetune.data.types import Example, Feedback, PlainText, Preference
 from rag.chatglm3.shape import read_official
 
 CONFIG: dict[str, Any] = {
-    "_name_or_path": "THUDM/chatglm3-6b",
+    "_name_or_path": "zhiwen/tiny-chatglm3",
     "model_type": "chatglm",
     "add_bias_linear": False,
     "add_qkv_bias": True,

@@ -67,8 +67,8 @@ class RetrievalReport:
     unknown: tuple[str, ...] = ()
     """Files that questions name and the knowledge base does not have."""
 
-    def table(self) -> str:
-        """For a terminal: one line a mode, means with their intervals."""
+    def table(self, *, zh: bool = False) -> str:
+        """For a terminal: one line a mode, means with their intervals; with `zh` the words are Chinese."""
         head = (
             "",
             "recall@1",
@@ -76,8 +76,8 @@ class RetrievalReport:
             "recall@10",
             "MRR@10",
             "nDCG@10",
-            "refused wrongly",
-            "answered wrongly",
+            "误拒" if zh else "refused wrongly",
+            "误答" if zh else "answered wrongly",
         )
         rows: list[tuple[str, ...]] = [head]
         for report in self.modes:
@@ -85,10 +85,15 @@ class RetrievalReport:
             rows.append((report.mode, *(_shown(Figure(**f)) for f in figures)))
         widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
         lines = [
-            "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+            "  ".join(
+                cell.ljust(width - sum(c > "\u2fff" for c in cell))
+                for cell, width in zip(row, widths, strict=True)
+            ).rstrip()
             for row in rows
         ]
         counts = f"{self.kb}: {self.answerable} + {self.unanswerable} unanswerable, {self.embedder}, {self.seconds:.1f} s"
+        if zh:
+            counts = f"{self.kb}：{self.answerable} 题有答案，{self.unanswerable} 题没有；{self.embedder}，{self.seconds:.1f} 秒"
         return "\n".join([counts, *lines])
 
     def to_json(self) -> str:

@@ -252,8 +252,13 @@ def _known_problems(kb: KnowledgeBase) -> list[FileProblem]:
             continue
         pages = [p for p in kb.store.pages(document.id) if p.verdict != "ok"]
         if not pages:
-            message = document.notes[0] if document.notes else "failed"
-            problems.append(FileProblem(document.name, document.verdict, message, ""))
+            pair = (
+                document.notes if document.verdict == "failed" else document.notes[:1]
+            )  # (English, Chinese)
+            english, chinese, *_ = (*pair, "", "")
+            problems.append(
+                FileProblem(document.name, document.verdict, english or "failed", reason_zh=chinese)
+            )
             continue
         codes = dict.fromkeys(code for p in pages for code in p.reasons)
         numbers = ",".join(str(p.number) for p in pages[:8]) + ("..." if len(pages) > 8 else "")

@@ -323,6 +323,8 @@ class FileProblem:
     """Short code(s), see `Page.reasons`, or the text of the LoadError."""
     advice: str = ""
     """What to do, English; `ui.text` knows the codes in Chinese."""
+    reason_zh: str = ""
+    """The text of the LoadError in Chinese; empty for codes."""
 
 
 @dataclass(frozen=True, slots=True)

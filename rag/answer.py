@@ -261,7 +261,7 @@ def _generate(
         refused=False,
         nearest=(),
         generator=generator.name,
-        adapter=options.generate.adapter,
+        adapter=options.generate.adapter or getattr(generator, "adapter", ""),
         trace=trace,
     )
     yield _ready(ready, clock)

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from kb.errors import ModelError
+from kb.errors import ModelError, SettingsError
 from ui.cli import main
-from ui.settings import GeneratorSettings, Settings
-from ui.speakers import answering_adapter
+from ui.commands.ask import with_its_model
+from ui.settings import GeneratorSettings, Settings, load_settings
+from ui.speakers import answering_adapter, find_adapter
 
 
 def adapter(folder: Path) -> Path:
@@ -19,6 +21,13 @@ def adapter(folder: Path) -> Path:
     (folder / "train.json").write_text(
         json.dumps({"method": "lora", "base_model": "tiny", "metrics": {"loss": 0.5}})
     )
+    return folder
+
+
+def write_tiny(folder: Path) -> Path:
+    """What a model folder of another family is known by."""
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text('{"model_type": "qwen3", "architectures": ["Qwen3ForCausalLM"]}')
     return folder
 
 
@@ -65,3 +74,46 @@ def test_what_cannot_be_promoted(home: Path, capsys: pytest.CaptureFixture[str])
     (home / "adapters" / "promoted.json").write_text("{")
     with pytest.raises(ModelError, match="damaged"):
         answering_adapter(settings)
+
+
+def test_an_adapter_is_found_by_its_run_with_or_without_the_time(home: Path) -> None:
+    first = adapter(home / "runs" / "law-20260101-120000" / "adapter")
+    newest = adapter(home / "runs" / "law-20260102-120000" / "adapter")
+    settings = Settings(home=home)
+    runs = home / "runs"
+    for name in ("law", str(runs / "law"), str(runs / "law-20260102-120000"), str(newest)):
+        assert find_adapter(settings, name).folder.resolve() == newest.resolve(), name
+    assert find_adapter(settings, str(runs / "law-20260101-120000")).folder.resolve() == first.resolve()
+    for name in ("la", str(runs / "la"), str(home / "elsewhere" / "law")):
+        with pytest.raises(ModelError, match="law-20260102-120000"):
+            find_adapter(settings, name)
+
+
+def test_without_a_language_model_an_adapter_is_not_passed_over_in_silence(
+    home: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """An answer in quotes after `--adapter`, or after "it answers now", would be taken for the adapter's."""
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "docs" / "a.txt").write_text("年休假有五天。", encoding="utf-8")
+    assert main(["index", str(tmp_path / "docs")]) == 0
+    adapter(home / "adapters" / "lost")
+    capsys.readouterr()
+    assert main(["ask", "--adapter", "lost", "年休假有几天？"]) == 1
+    assert "没有设置语言模型" in capsys.readouterr().err
+    assert main(["adapters", "promote", "lost"]) == 0
+    assert "回答仍是原文摘录" in capsys.readouterr().out
+    assert main(["ask", "--extractive", "--adapter", "lost", "年休假有几天？"]) == 0
+    here = write_tiny(home / "models" / "tiny")
+    kept = adapter(home / "adapters" / "own")
+    (kept / "train.json").write_text(json.dumps({"base_folder": str(here)}))
+    assert with_its_model(
+        replace(Settings(home=home), generator=GeneratorSettings(adapter="own"))
+    ).generator == (GeneratorSettings(kind="local", model=str(here), adapter="own"))
+    capsys.readouterr()
+    assert main(["adapters", "promote", "own"]) == 0
+    assert "已设为 generator.model" in capsys.readouterr().out
+    found = load_settings(home)
+    assert (found.generator.kind, found.generator_folder) == ("local", here.resolve())
+    served = GeneratorSettings(kind="openai", base_url="http://127.0.0.1:1/v1", model="m", adapter="own")
+    with pytest.raises(SettingsError, match="takes no adapters"):
+        with_its_model(Settings(home=home, generator=served))

@@ -101,6 +101,8 @@ def test_reports_are_whole_and_harmless(tmp_path: Path) -> None:
     assert len(pairs) == 12 and pairs[1].candidate.text == "=1+1" and pairs[1].question.answers == ("答案2",)
     with pytest.raises(DataError, match="there are base, evil"):
         read_pairs(tmp_path, baseline="base", candidate="nobody")
+    with pytest.raises(DataError, match="neither a report"):
+        read_pairs(tmp_path / "nowhere", baseline="base", candidate="evil")
 
 
 # ------------------------------------------------------------------ damage

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from streamlit.testing.v1 import AppTest
 
+from finetune.tiny import build as build_tiny
 from tests.conftest import ROOT
 from ui.cli import main
 from ui.history import History
@@ -157,3 +158,22 @@ def test_broken_settings_are_explained(home: Path) -> None:
     assert not at.exception and "zhiwen.toml" in texts(at) and "个问题需要处理" in texts(at)
     at = show("ask").run()
     assert not at.exception and "zhiwen.toml" in texts(at)
+
+
+def test_a_model_that_a_run_left_and_an_adapter_by_its_name_can_answer(indexed: Path) -> None:
+    """From "try it in the chat" after full training, and from generator.adapter = NAME, the page fell back in silence."""
+    folder = build_tiny(indexed / "runs" / "all-20260101-120000" / "model", texts=["年假有几天？", "五天。"])
+    kept = indexed / "adapters" / "手册"
+    kept.mkdir(parents=True)
+    (kept / "adapter_config.json").write_text("{}")
+    at = show("ask")
+    at.session_state["chosen-model"] = str(folder)
+    at.run()
+    assert not at.exception
+    assert at.selectbox(key="pick-model").value == str(folder)
+    at = show("ask")
+    assert main(["settings", "set", "generator.model", str(folder)]) == 0
+    assert main(["settings", "set", "generator.kind", "chatglm3"]) == 0
+    assert main(["settings", "set", "generator.adapter", "手册"]) == 0
+    at.run()
+    assert at.selectbox(key="pick-adapter").value == str(kept.resolve())

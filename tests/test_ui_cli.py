@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import time
@@ -11,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import ROOT
-from ui.cli import COMMANDS, build_parser, main
+from ui.cli import COMMANDS, build_parser, main, use_language
 from ui.table import clip, safe, table, width
-from ui.text import set_language
+from ui.text import language, set_language
 
 
 def zhiwen(*arguments: str, home: Path, **env: str) -> subprocess.CompletedProcess[str]:
@@ -60,9 +61,24 @@ def test_every_command_has_help_that_ends_with_an_example(
     assert f"zhiwen {name}" in text.splitlines()[-1], "the last line is an example"
 
 
+@pytest.mark.parametrize(
+    "words", [("data", "show"), ("data", "check"), ("data", "formats"), ("models", "pull")]
+)
+def test_help_of_two_words_is_chinese_too(words: tuple[str, str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        build_parser(words[0]).parse_args([*words, "--help"])
+    text = capsys.readouterr().out
+    assert "显示帮助" in text and "show this help" not in text and "positional arguments" not in text
+
+
 def test_language_of_the_settings_file(home: Path) -> None:
     (home / "zhiwen.toml").write_text('language = "en"\n')
     assert "ask your own documents" in zhiwen("--help", home=home, ZHIWEN_LANG="").stdout
+    use_language(["kb", f"--home={home}", "list"])
+    try:
+        assert language() == "en"
+    finally:
+        set_language("zh")
     assert "向自己的文档提问" in zhiwen("--help", home=home, ZHIWEN_LANG="zh").stdout
 
 
@@ -86,6 +102,36 @@ def test_wrong_usage_is_exit_code_2(capsys: pytest.CaptureFixture[str]) -> None:
             main(arguments)
         assert done.value.code == 2
     capsys.readouterr()
+    assert main(["settings", "set", "language"]) == 2
+    assert "zhiwen settings set" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "chinese", "english"),
+    [
+        (["nonsense"], "不能是 'nonsense'", "invalid choice: 'nonsense'"),
+        (["models", "explode"], "不能是 'explode'", "invalid choice: 'explode'"),
+        (["search"], "缺少参数：question", "required: question"),
+        (["search", "a", "--limit"], "--limit 后面要有值", "expected one argument"),
+        (["search", "a", "--limit", "0"], "--limit 的值 '0' 不可用", "invalid positive value: '0'"),
+        (["search", "a", "--none"], "不认识的参数：--none", "unrecognized arguments: --none"),
+    ],
+)
+def test_wrong_usage_is_said_in_the_language_in_force(
+    arguments: list[str], chinese: str, english: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        main(arguments)
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert chinese in error and english not in error and "--help" in error
+    set_language("en")
+    try:
+        with pytest.raises(SystemExit):
+            main(arguments)
+    finally:
+        set_language("zh")
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert english in error and not re.search("[\u4e00-\u9fff]", error)
 
 
 def test_closed_pipe_is_quiet(home: Path) -> None:

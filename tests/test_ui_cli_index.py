@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from kb.types import SyncReport
 from tests.conftest import ROOT
 from ui.cli import main
 from ui.settings import load_settings
+from ui.show import report_text
+from ui.text import set_language
 
 NOTES = {
     "休假.md": "# 休假\n\n入职满一年的员工每年有六天年休假，可以分三段使用。\n\n病假需要医院证明。\n",
@@ -45,6 +50,13 @@ class Zhiwen:
     def json(self, *arguments: str | Path) -> Any:
         assert self(*arguments, "--json") == 0, self.err
         return json.loads(self.out)
+
+
+@pytest.fixture
+def english() -> Iterator[None]:
+    set_language("en")
+    yield
+    set_language("zh")
 
 
 @pytest.fixture
@@ -140,3 +152,24 @@ def test_sample_documents_are_all_read(zhiwen: Zhiwen) -> None:
     assert report["counts"]["added"] == 7 and report["truncated_tokens"] == 0
     assert [problem["name"] for problem in report["problems"]] == ["设备验收单_扫描.pdf"]
     assert "no-text-layer" in report["problems"][0]["reason"]
+
+
+def test_a_file_that_cannot_be_read_is_explained_in_both_languages(
+    zhiwen: Zhiwen, folder: Path, english: None
+) -> None:
+    """The pages read the report of another process: both sentences are in it. `kb show` says why, later too."""
+    (folder / "坏.pdf").write_bytes(b"%PDF-1.4 garbage")
+    report = zhiwen.json("index", folder, "--kb", "制度")
+    (problem,) = report["problems"]
+    assert "is damaged" in problem["reason"] and "已损坏" in problem["reason_zh"]
+    assert zhiwen("kb", "show", "制度") == 0
+    assert "坏.pdf: '坏.pdf' is damaged" in zhiwen.out
+    set_language("zh")
+    assert zhiwen("kb", "show", "制度") == 0
+    assert "坏.pdf：'坏.pdf' 已损坏" in zhiwen.out and "is damaged" not in zhiwen.out
+
+
+def test_an_interruption_before_the_first_file_is_no_empty_folder() -> None:
+    report = SyncReport("制度", {}, (), 0, 0, 0, 0, 0, 0.5, interrupted=True)
+    assert "空文件夹" not in report_text(report) and "还没有做完任何文件" in report_text(report)
+    assert "空文件夹" in report_text(replace(report, interrupted=False))

@@ -16,6 +16,7 @@ from finetune.train import train
 from kb.errors import DataError
 from tests.tiny_training import FACTS, write_facts
 from ui import held, jobs, sides, training, votes
+from ui.cli import main
 from ui.settings import Settings, load_settings
 from ui.votes import Vote
 
@@ -203,3 +204,23 @@ def wait(home: Path, number: str) -> None:
         assert time.monotonic() < end, (job.folder / "output.txt").read_text()
         time.sleep(0.2)
     assert job is not None and job.state == "done", (job, job and (job.folder / "output.txt").read_text())
+
+
+def test_the_command_line_names_the_adapter_that_answered(
+    here: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """--json said "" for it, and with no language model set it was passed over: its own base speaks then."""
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "docs" / "a.txt").write_text("年休假有五天。", encoding="utf-8")
+    assert main(["index", str(tmp_path / "docs"), "--kb", "named"]) == 0
+    if (here / "zhiwen.toml").exists():
+        assert main(["settings", "unset", "generator.kind"]) == 0
+    capsys.readouterr()
+    asked = ["ask", "--kb", "named", "--max-tokens", "4", "--adapter", adapter(here), "年休假有几天？"]
+    assert main([*asked, "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    train = json.loads((here / "runs" / adapter(here) / "adapter" / "train.json").read_text())
+    assert train["base_model"] == "zhiwen/tiny-chatglm3", "nobody should take it for ChatGLM3-6B"
+    assert told["adapter"] == adapter(here) and told["generator"].endswith(adapter(here))
+    assert main(asked) == 0
+    assert capsys.readouterr().out.count(adapter(here)) == 1

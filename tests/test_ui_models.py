@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import shlex
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,9 +17,11 @@ from ui.text import set_language
 
 
 @pytest.fixture(autouse=True)
-def english(monkeypatch: pytest.MonkeyPatch, home: Path) -> None:
+def english(monkeypatch: pytest.MonkeyPatch, home: Path) -> Iterator[None]:
     monkeypatch.setenv("ZHIWEN_LANG", "en")
     set_language("en")
+    yield
+    set_language("zh")
 
 
 @pytest.fixture(scope="module")
@@ -53,12 +58,41 @@ def test_convert_verify_use_export_import(
     assert "allowed are fp16, bf16, fp32" in capsys.readouterr().err
 
 
+def test_commands_that_are_told_can_be_typed(
+    official: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Blanks in names are quoted; what goes into the settings holds from any folder."""
+    monkeypatch.chdir(tmp_path)
+    assert main(["models", "convert", str(official), "我的 模型"]) == 0
+    told = [shlex.split(line)[1:] for line in capsys.readouterr().out.splitlines()[1:]]
+    assert told[0][:5] == ["zhiwen", "models", "verify", "我的 模型", "--official"]
+    assert told[1][-1] == str(tmp_path / "我的 模型")
+
+
+def test_a_place_that_cannot_be_written_is_named(
+    official: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("x")
+    assert main(["models", "convert", str(official), str(tmp_path / "file" / "glm")]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and str(tmp_path / "file") in error
+
+    def full(*args: object, **how: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("rag.chatglm3.shards.SafetensorsWriter.write", full)
+    assert main(["models", "convert", str(official), str(tmp_path / "glm")]) == 1
+    assert capsys.readouterr().err == "error: No space left on device\n"
+    assert [p.name for p in tmp_path.iterdir() if p.name.startswith(".")] == []
+
+
 def test_pull_offline_says_so_in_one_sentence(
     home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     assert main(["models", "pull", "chatglm3-6b"]) == 1
-    assert capsys.readouterr().err.strip().endswith("chatglm3-6b cannot be fetched.")
+    error = capsys.readouterr().err
+    assert "chatglm3-6b cannot be fetched." in error and "HF_HUB_OFFLINE=0" in error
     assert main(["models", "list"]) == 0
     assert "No models in" in capsys.readouterr().out
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from kb.errors import SettingsError
+from ui.cli import main
 from ui.settings import allowed_values, known_keys, load_settings
 from ui.settings_file import write_setting
 
@@ -55,8 +56,9 @@ def test_bad_value_names_place_key_and_allowed(home: Path, text: str, key: str, 
     write(home, text)
     with pytest.raises(SettingsError) as caught:
         load_settings(home, environ={})
-    for message in (str(caught.value), caught.value.zh):
-        assert str(home / "zhiwen.toml") in message and key in message and allowed in message
+    in_chinese = allowed.replace(" to ", " 到 ").replace("text", "文字")
+    for message, values in ((str(caught.value), allowed), (caught.value.zh, in_chinese)):
+        assert str(home / "zhiwen.toml") in message and key in message and values in message
 
 
 @pytest.mark.parametrize(
@@ -127,3 +129,19 @@ def test_set_refuses_before_writing(home: Path) -> None:
 def test_every_key_is_explained(key: str) -> None:
     meta = known_keys()[key].metadata
     assert meta["zh"] and meta["en"] and allowed_values(key)
+
+
+def test_a_folder_is_written_from_the_root(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`zhiwen models convert` says "settings set generator.model conv"; the next command may be run anywhere."""
+    (tmp_path / "conv").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert main(["settings", "set", "generator.model", "conv"]) == 0
+    assert str(tmp_path / "conv") in capsys.readouterr().out
+    assert load_settings(home).generator.model == str(tmp_path / "conv")
+    assert main(["settings", "set", "generator.model", "chatglm3-6b"]) == 0
+    assert load_settings(home).generator.model == "chatglm3-6b", "a name under the models folder stays one"
+    assert main(["settings", "set", "generator.base_url", "http://127.0.0.1:8000/v1"]) == 0
+    assert main(["settings", "set", "generator.model", "conv"]) == 0
+    assert load_settings(home).generator.model == "conv", "what a server calls its model"

@@ -23,14 +23,15 @@ def add_home(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_kb(parser: argparse.ArgumentParser) -> None:
-    """--kb, several times or with commas."""
+def add_kb(parser: argparse.ArgumentParser, *, about: str = "") -> None:
+    """--kb, several times or with commas. `about`: what it means where it means something else."""
     parser.add_argument(
         "--kb",
         action="append",
         default=[],
         metavar="NAME",
-        help=pick(
+        help=about
+        or pick(
             "知识库，可多次给出；不写则用全部",
             "knowledge base, may be given several times; default: all of them",
         ),

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import importlib
 import os
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NoReturn
 
 from kb.errors import ZhiwenError
 from ui.text import pick, set_language
@@ -61,6 +64,31 @@ class HelpFormatter(argparse.RawDescriptionHelpFormatter):
         self._action_max_length = 12  # argparse forgets how far subcommands are indented
 
 
+WRONG_USAGE: tuple[tuple[str, str], ...] = (
+    (r"the following arguments are required: (.*)", r"缺少参数：\1"),
+    (r"one of the arguments (.*) is required", r"\1 要给出一个"),
+    (r"unrecognized arguments: (.*)", r"不认识的参数：\1"),
+    (r"ambiguous option: (.*) could match (.*)", r"\1 不明确，可能是 \2"),
+    (r"argument (.*): not allowed with argument (.*)", r"\1 不能与 \2 同用"),
+    (r"argument (.*): invalid choice: (.*) \(choose from (.*)\)", r"\1 不能是 \2；可用的有 \3"),
+    (r"argument (.*): expected at least one argument", r"\1 后面至少要有一个值"),
+    (r"argument (.*): expected (?:one|\d+) arguments?", r"\1 后面要有值"),
+    (r"argument (.*): invalid \S+ value: (.*)", r"\1 的值 \2 不可用"),
+)
+"""What argparse says of wrong usage -> the same in Chinese."""
+
+
+class Parser(argparse.ArgumentParser):
+    """Says in the language in force what was wrong with the arguments, and where to look."""
+
+    def error(self, message: str) -> NoReturn:
+        """Exit code 2."""
+        chinese = next((re.sub(p, zh, message) for p, zh in WRONG_USAGE if re.fullmatch(p, message)), message)
+        self.print_usage(sys.stderr)
+        more = pick(f"详见 {self.prog} --help", f"See {self.prog} --help")
+        self.exit(2, pick(f"错误：{chinese}。{more}\n", f"{self.prog}: error: {message}. {more}\n"))
+
+
 def in_language(parser: argparse.ArgumentParser) -> None:
     """The headings of argparse in the language in force."""
     parser._positionals.title = pick("参数", "arguments")
@@ -72,7 +100,7 @@ def in_language(parser: argparse.ArgumentParser) -> None:
 
 def build_parser(only: str | None = None) -> argparse.ArgumentParser:
     """The whole parser, or with `only` the top level and the arguments of that one command."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="zhiwen",
         description=pick(
             "知问：向自己的文档提问，回答带可核对的出处", "zhiwen: ask your own documents, with citations"
@@ -105,11 +133,10 @@ def use_language(arguments: Sequence[str]) -> None:
 
     if os.environ.get("ZHIWEN_LANG"):
         return
-    at = next((i for i, a in enumerate(arguments) if a == "--home"), -1)
-    home = Path(arguments[at + 1]) if 0 <= at < len(arguments) - 1 else home_folder()
+    words = [w for a in arguments for w in (a.split("=", 1) if a.startswith("--home=") else [a])]
+    at = next((i for i, word in enumerate(words) if word == "--home"), -1)
+    home = Path(words[at + 1]) if 0 <= at < len(words) - 1 else home_folder()
     if (home / FILE_NAME).is_file():
-        import re
-
         text = (home / FILE_NAME).read_bytes().decode("utf-8", "replace")
         top = text.split("\n[")[0]
         if found := re.search(r"^\s*language\s*=\s*[\"'](zh|en)[\"']", top, re.MULTILINE):
@@ -133,6 +160,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except OSError as error:  # a full disk, a folder that may not be written
+        if error.filename is None and error.errno != errno.ENOSPC:
+            raise
+        where = f": {error.filename}" if error.filename is not None else ""
+        print(pick("错误：", "error: ") + f"{error.strerror}{where}", file=sys.stderr)
+        return 1
     return int(code)
 
 

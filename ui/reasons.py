@@ -41,6 +41,11 @@ def reason_words(reason: str) -> str:
     return pick("；", "; ").join(word for word in words if word) + where
 
 
+def file_words(reason: str, reason_zh: str) -> str:
+    """Why a file needs a look: codes in words, or the sentence of its error in the language in force."""
+    return pick(reason_zh, reason) if reason_zh else reason_words(reason)
+
+
 def _words(code: str) -> str | None:
     """One code, perhaps with ": 3" after it; None if it is none of ours."""
     from kb.load import ADVICE

@@ -256,7 +256,7 @@ def checked(key: str, value: object, *, where: str) -> Value:
     if bad or converted is None:
         raise SettingsError(
             f"{where}: {key} = {value!r} is not usable. Allowed: {allowed}.",
-            zh=f"{where}：{key} = {value!r} 不可用。允许：{allowed}。",
+            zh=f"{where}：{key} = {value!r} 不可用。允许：{allowed_values(key, zh=True)}。",
         )
     return converted
 
@@ -295,16 +295,16 @@ def convert(value: object, default: Value) -> Value | None:
     return float(value) if isinstance(value, int | float) else None
 
 
-def allowed_values(key: str) -> str:
-    """What a key takes, for messages: '"zh", "en"' or '1 to 100' or 'true, false' or 'text'."""
+def allowed_values(key: str, *, zh: bool = False) -> str:
+    """What a key takes, for messages: '"zh", "en"' or '1 to 100' or 'true, false' or 'text'; with `zh` in Chinese."""
     one = known_keys()[key]
     if one.metadata["choices"]:
         return ", ".join(f'"{choice}"' for choice in one.metadata["choices"])
     if isinstance(one.default, bool):
         return "true, false"
     if one.metadata["low"] is not None:
-        return f"{one.metadata['low']} to {one.metadata['high']}"
-    return "text"
+        return f"{one.metadata['low']} {'到' if zh else 'to'} {one.metadata['high']}"
+    return "文字" if zh else "text"
 
 
 def check_together(settings: Settings) -> None:

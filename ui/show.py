@@ -9,7 +9,7 @@ from typing import Any
 
 from kb.types import Hit, PlannedChange, SearchResult, SyncReport
 from rag.types import Answer, Citation
-from ui.reasons import reason_words
+from ui.reasons import file_words, reason_words
 from ui.table import clip, safe, table
 from ui.text import pick
 
@@ -72,8 +72,10 @@ def plan_text(changes: Sequence[PlannedChange], *, everything: bool, most: int =
 def report_text(report: SyncReport) -> str:
     """What indexing did, with one line for each problem."""
     rate = report.embedded / report.seconds if report.seconds > 0 else 0.0
+    done = any(report.counts.values()) or not report.interrupted
     lines = [
-        pick(f"知识库 {report.kb}：", f"Knowledge base {report.kb}: ") + counts_line(dict(report.counts)),
+        pick(f"知识库 {report.kb}：", f"Knowledge base {report.kb}: ")
+        + (counts_line(dict(report.counts)) if done else pick("还没有做完任何文件", "no file is done yet")),
         pick(
             f"{report.passages} 段，{report.chunks} 块；本次嵌入 {report.embedded} 块，复用 {report.reused} 块，"
             f"{report.seconds:.1f} 秒（每秒 {rate:.0f} 块）",
@@ -88,7 +90,9 @@ def report_text(report: SyncReport) -> str:
         )
     for problem in report.problems:
         mark = "✗" if problem.verdict == "failed" else "!"
-        lines.append(f"  {mark} {safe(problem.name)}{pick('：', ': ')}{safe(reason_words(problem.reason))}")
+        lines.append(
+            f"  {mark} {safe(problem.name)}{pick('：', ': ')}{safe(file_words(problem.reason, problem.reason_zh))}"
+        )
     if report.interrupted:
         lines.append(pick("已中断；再运行一次会接着做完。", "Interrupted; the next run goes on from here."))
     return "\n".join(lines)
@@ -158,7 +162,8 @@ def answer_note(answer: Answer) -> str:
             "（摘录式回答：以下是原文中的句子，没有经过语言模型）",
             "(extractive: sentences of the sources, no language model)",
         )
-    model = answer.generator + (f" + {answer.adapter}" if answer.adapter else "")
+    own = f" + {answer.adapter}" if answer.adapter else ""
+    model = answer.generator.removesuffix(own) + own
     return pick(f"（由 {model} 回答）", f"(answered by {model})")
 
 

@@ -127,10 +127,42 @@ def with_their_base(settings: Settings, names: Sequence[str]) -> Settings:
     """The settings with the base that all these adapters were trained on, if no language model is set and it is here."""
     if settings.generator.kind != "none":
         return settings
-    bases = {str(find_adapter(settings, name).train.get("base_folder", "")) for name in names}
-    if len(bases) != 1 or not (Path(base := bases.pop()) / "config.json").is_file():
+    bases = {base_here(settings, find_adapter(settings, name)) for name in names}
+    if len(bases) != 1 or (base := bases.pop()) is None:
         return settings
-    return replace(settings, generator=replace(settings.generator, kind="chatglm3", model=base))
+    return replace(settings, generator=replace(settings.generator, kind=kind_of(base), model=str(base)))
+
+
+def base_here(settings: Settings, record: AdapterRecord) -> Path | None:
+    """The model that an adapter was trained on, where that was or in the models folder; None if it is not here."""
+    from ui.found import converted_models, fits
+
+    said = Path(str(record.train.get("base_folder") or "nowhere"))
+    if (said / "config.json").is_file():
+        return said
+    known = bool(record.train.get("base_hash"))
+    return next((m for m in converted_models(settings) if known and fits(record.folder, m)), None)
+
+
+def kind_of(model: Path) -> str:
+    """generator.kind for a model folder of this machine."""
+    from rag.templates import is_chatglm
+
+    return "chatglm3" if is_chatglm(model) else "local"
+
+
+def let_answer(settings: Settings, record: AdapterRecord) -> Path | None:
+    """Where no language model is set, make the adapter's base the model of the settings, or nobody would use the adapter.
+
+    Returns the base if it was set; None if a model is set already or the base is not on this machine.
+    """
+    from ui.settings_file import write_setting
+
+    base = base_here(settings, record) if settings.generator.kind == "none" else None
+    if base is not None:
+        write_setting(settings.home, "generator.model", str(base.resolve()))
+        write_setting(settings.home, "generator.kind", kind_of(base))
+    return base
 
 
 def _version(wanted: GeneratorSettings, folder: Path, adapter: Path | None) -> str:
@@ -198,8 +230,8 @@ def open_model(
 
 def _slower(name: str) -> tuple[str, str]:
     return (
-        f"适配器 {name} 不是普通 LoRA（DoRA、偏置或嵌入层），改用 transformers 逐条生成，较慢。合并后可用快速引擎："
+        f"适配器 {name} 不是普通 LoRA（DoRA、偏置或嵌入层），改用 transformers 逐条生成，较慢。DoRA 合并后可用快速引擎："
         "zhiwen models export --adapter，再 zhiwen models convert。",
         f"The adapter {name} is not plain LoRA (DoRA, biases or the embedding): transformers writes the answers, one after "
-        "the other, which is slower. Merged, the engine takes it: zhiwen models export --adapter, then zhiwen models convert.",
+        "the other, which is slower. DoRA can be merged for the engine: zhiwen models export --adapter, then zhiwen models convert.",
     )

@@ -62,8 +62,10 @@ def pull(
     how = config or PullConfig()
     if how.offline:
         raise ModelError(
-            f"Offline (hub.offline or HF_HUB_OFFLINE is set): {model} cannot be fetched.",
-            zh=f"当前为离线模式（设置了 hub.offline 或 HF_HUB_OFFLINE），不能下载 {model}。",
+            f"Offline (hub.offline or HF_HUB_OFFLINE is set): {model} cannot be fetched. "
+            "To download set HF_HUB_OFFLINE=0, or run: zhiwen settings unset hub.offline",
+            zh=f"当前为离线模式（设置了 hub.offline 或 HF_HUB_OFFLINE），不能下载 {model}。"
+            "要下载请设 HF_HUB_OFFLINE=0，或运行：zhiwen settings unset hub.offline",
         )
     name = hub_id(model, hub=how.hub)
     import httpx
@@ -137,7 +139,9 @@ def _fetch(
                 raise unreachable(file.url, error) from error
             fetched += max(0, present(part) - before)
             continue
-        fetched += max(0, present(part) - before)
+        if not part.is_file():  # longer than the hub's file: begin again
+            continue
+        fetched += max(0, part.stat().st_size - before)
         if _right(part, file):
             part.replace(path)
             return fetched

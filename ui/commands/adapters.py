@@ -13,6 +13,7 @@ from ui.text import pick
 
 if TYPE_CHECKING:
     from finetune.adapters import AdapterRecord
+    from ui.settings import Settings
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -47,7 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """0 done."""
     from finetune import adapters
-    from ui.speakers import adapter_places, adapters_folder, find_adapter
+    from ui.speakers import adapter_places, adapters_folder, find_adapter, let_answer
 
     settings = arguments.settings_of(args)
     state = adapters_folder(settings)
@@ -66,10 +67,12 @@ def run(args: argparse.Namespace) -> int:
         return _show(record, adapters.promoted(state) if record.promoted else {}, args)
     if args.action == "promote":
         path = adapters.promote(state, record, comparison=args.comparison, reason=args.reason)
+        base = let_answer(settings, record)
         if args.json:
             print(path.read_text(encoding="utf-8"))
             return 0
         print(pick(f"现在由 {record.name} 回答（记在 {path}）。", f"{record.name} answers now ({path})."))
+        _say_model(settings, record, base)
         if args.comparison is None:
             print(
                 pick(
@@ -88,6 +91,35 @@ def run(args: argparse.Namespace) -> int:
     adapters.remove(record)
     print(pick(f"已删除 {record.folder}", f"deleted {record.folder}"))
     return 0
+
+
+def _say_model(settings: Settings, record: AdapterRecord, base: Path | None) -> None:
+    """Which model the adapter will speak through, where that is news."""
+    if base is not None:
+        print(
+            pick(
+                f"之前没有设置语言模型：它的基座 {base} 已设为 generator.model。",
+                f"No language model was set: its base {base} is generator.model now.",
+            )
+        )
+    elif settings.generator.kind == "none":
+        said = record.train.get("base_folder") or record.train.get("base_model") or "?"
+        print(
+            pick(
+                f"注意：没有设置语言模型，本机也没有它的基座（{said}），回答仍是原文摘录。请运行：zhiwen settings set generator.model "
+                "文件夹，再 zhiwen settings set generator.kind chatglm3",
+                f"note: no language model is set and its base ({said}) is not here, so answers are extracts as before. Run: "
+                "zhiwen settings set generator.model FOLDER, then zhiwen settings set generator.kind chatglm3",
+            )
+        )
+    elif settings.generator.kind == "openai":
+        print(
+            pick(
+                "注意：回答来自 generator.base_url 的服务，不用本机的适配器。改用本机模型：zhiwen settings set generator.kind chatglm3",
+                "note: the server of generator.base_url answers, and not with adapters of this machine. "
+                "For a model of this machine: zhiwen settings set generator.kind chatglm3",
+            )
+        )
 
 
 def _facts(record: AdapterRecord) -> dict[str, Any]:

@@ -79,11 +79,38 @@ def answering_settings(args: argparse.Namespace) -> Settings:
         search["limit"] = checked("search.limit", args.limit, where="--limit")
     if args.extractive:
         generator["kind"] = "none"
-    return dataclasses.replace(
+    chosen = dataclasses.replace(
         settings,
         generator=dataclasses.replace(settings.generator, **generator),  # type: ignore[arg-type]
         search=dataclasses.replace(settings.search, **search),  # type: ignore[arg-type]
     )
+    return chosen if args.extractive or not args.adapter else with_its_model(chosen)
+
+
+def with_its_model(settings: Settings) -> Settings:
+    """What an adapter that was asked for speaks through: the model that is set, else its own base. Never silently none."""
+    from kb.errors import SettingsError
+    from ui.speakers import BASE, with_their_base
+
+    name = settings.generator.adapter
+    if settings.generator.here or name == BASE:
+        return settings
+    if settings.generator.kind == "openai":
+        raise SettingsError(
+            f"--adapter {name}: the server of generator.base_url answers, and it takes no adapters of this machine. "
+            "Use what it serves (generator.model), or: zhiwen settings set generator.kind chatglm3",
+            zh=f"--adapter {name}：现在由 generator.base_url 的服务回答，它不用本机的适配器。请改 generator.model 为服务里的模型名，"
+            "或运行：zhiwen settings set generator.kind chatglm3",
+        )
+    found = with_their_base(settings, [name])
+    if found.generator.kind == "none":
+        raise SettingsError(
+            f"--adapter {name}: no language model is set, and the model that it was trained on is not here. "
+            "Run: zhiwen settings set generator.model FOLDER, then zhiwen settings set generator.kind chatglm3",
+            zh=f"--adapter {name}：没有设置语言模型，本机也没有训练它的基座。"
+            "请运行：zhiwen settings set generator.model 文件夹，再 zhiwen settings set generator.kind chatglm3",
+        )
+    return found
 
 
 def run(args: argparse.Namespace) -> int:

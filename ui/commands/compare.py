@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -38,7 +39,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help=pick("问题文件 csv、jsonl，可带答案、题型、领域", "csv or jsonl, with answers, types, domains"),
     )
-    arguments.add_kb(parser)
+    arguments.add_kb(
+        parser,
+        about=pick(
+            "检索这些知识库，可多次给出；不写则不检索（--retrieval on、both：用全部）",
+            "search these knowledge bases, may be given several times; default: no documents (--retrieval on, both: all)",
+        ),
+    )
     parser.add_argument(
         "--retrieval",
         choices=("off", "on", "both"),
@@ -70,7 +77,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     arguments.add_json(parser)
     arguments.example(
         parser,
-        "zhiwen compare --adapters zhouyi,zhouyi-bad --questions data/eval/zhouyi.jsonl",
+        "zhiwen compare --adapters zhouyi,zhouyi-bad --questions data/lab/zhouyi_questions.csv",
         "zhiwen compare --adapters handbook --questions held.jsonl --kb docs --out report",
     )
 
@@ -90,10 +97,15 @@ def run(args: argparse.Namespace) -> int:
     speakers = open_speakers(settings, arguments.comma_names(args.adapters))
     contestants = contestants_of(speakers, args, settings)
     out = args.out or Path("reports") / time.strftime("compare-%Y%m%d-%H%M%S")
-    with counting(pick("回答", "answering"), quiet=args.json) as progress:
-        made = compare(
-            contestants, questions, extra=extra, state=out / "answers.state.jsonl", progress=progress
-        )
+    try:
+        with counting(pick("回答", "answering"), quiet=args.json) as progress:
+            made = compare(
+                contestants, questions, extra=extra, state=out / "answers.state.jsonl", progress=progress
+            )
+    except KeyboardInterrupt:
+        again = pick("接着做：同样的命令，加上", "To go on: the same command with")
+        print(f"{again} --out {out}", file=sys.stderr)
+        raise
     written = write_all(made, out)
     if args.json:
         print(json.dumps(as_json(made) | {"files": [str(p) for p in written]}, ensure_ascii=False, indent=2))

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ui import arguments, data_made
+from ui.cli import in_language
 from ui.text import pick
 
 if TYPE_CHECKING:
@@ -24,9 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Subcommands and their flags."""
     parser.epilog = pick(f"例：\n  {EXAMPLE}", f"example:\n  {EXAMPLE}")
     commands = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
-    listing = commands.add_parser(
-        "list", help=pick("列出 dataset_info.json 里的数据集", "data sets of dataset_info.json")
-    )
+    listing = commands.add_parser("list", help=pick("列出登记的数据集", "the sets of dataset_info.json"))
     checking = commands.add_parser("check", help=pick("检查数据的问题", "find what is wrong with the data"))
     converting = commands.add_parser("convert", help=pick("转换格式", "convert between formats"))
     formats = commands.add_parser("formats", help=pick("支持的格式", "formats that are known"))
@@ -72,6 +71,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         sub.add_argument("--json", action="store_true", help=pick("输出 JSON", "print JSON"))
         sub.formatter_class = argparse.RawDescriptionHelpFormatter
         sub.epilog = pick(f"例：\n  {example}", f"example:\n  {example}")
+    for sub in commands.choices.values():
+        in_language(sub)
     for sub in (listing, checking, converting, formats):
         sub.add_argument("--json", action="store_true", help=pick("输出 JSON", "print JSON"))
         sub.formatter_class = argparse.RawDescriptionHelpFormatter

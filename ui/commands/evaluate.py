@@ -8,7 +8,7 @@ from pathlib import Path
 
 from kb.errors import SettingsError
 from ui import arguments
-from ui.text import pick
+from ui.text import language, pick
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -54,7 +54,7 @@ def run(args: argparse.Namespace) -> int:
             pick(f"注意：知识库里没有这些文件：{names}", f"note: the knowledge base does not have: {names}"),
             file=sys.stderr,
         )
-    print(report.to_json() if args.json else report.table())
+    print(report.to_json() if args.json else report.table(zh=language() == "zh"))
     if args.picture:
         report.save_picture(args.picture)
         print(pick(f"图已存为 {args.picture}", f"picture: {args.picture}"), file=sys.stderr)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import json
 import signal
 import sys
@@ -15,12 +14,12 @@ from typing import TYPE_CHECKING
 
 from kb.errors import SettingsError
 from ui import arguments
-from ui.text import language, pick
+from ui.text import pick
 
 if TYPE_CHECKING:
     from kb.knowledge import KnowledgeBase
     from kb.sync import Plan, SyncOptions
-    from kb.types import Embedder, SyncReport
+    from kb.types import Embedder
     from ui.settings import Settings
 
 
@@ -116,7 +115,7 @@ def work(
         value = as_json(report) | {"embedder": embedder.name, "calibration": as_json(calibration)}
         print(json.dumps(value, ensure_ascii=False, indent=2))
     else:
-        print(report_text(in_language(report, kb)))
+        print(report_text(report))
         if calibration is not None:
             print(
                 pick(
@@ -127,23 +126,11 @@ def work(
     return 130 if report.interrupted else 0
 
 
-def in_language(report: SyncReport, kb: KnowledgeBase) -> SyncReport:
-    """The report with the Chinese sentences of files that failed, if Chinese is the language in force."""
-    if language() == "en":
-        return report
-    failed = {d.name: d.notes for d in kb.store.documents() if d.verdict == "failed" and len(d.notes) > 1}
-    problems = tuple(
-        dataclasses.replace(p, reason=failed[p.name][1])
-        if p.name in failed and p.reason == failed[p.name][0]
-        else p
-        for p in report.problems
-    )
-    return dataclasses.replace(report, problems=problems)
-
-
 def tell_plan(name: str, planned: Plan, args: argparse.Namespace) -> None:
     """Print the plan."""
+    from ui.reasons import reason_words
     from ui.show import as_json, plan_text
+    from ui.table import safe
 
     if args.json:
         value = {"kb": name, "counts": planned.counts(), "changes": as_json(planned.changes)}
@@ -151,7 +138,7 @@ def tell_plan(name: str, planned: Plan, args: argparse.Namespace) -> None:
     else:
         print(plan_text(planned.changes, everything=args.all))
         for problem in planned.problems:
-            print(f"  ✗ {problem.name}：{problem.reason}")
+            print(f"  ✗ {safe(problem.name)}{pick('：', ': ')}{reason_words(problem.reason)}")
 
 
 @contextmanager

@@ -97,7 +97,7 @@ def list_them(kbs: Sequence[KnowledgeBase], args: argparse.Namespace) -> int:
 
 def show_them(kbs: Sequence[KnowledgeBase], args: argparse.Namespace) -> int:
     """Facts and documents, with the verdict of each."""
-    from ui.reasons import reason_words
+    from ui.reasons import file_words, reason_words
     from ui.show import as_json
     from ui.table import safe, table
 
@@ -124,6 +124,10 @@ def show_them(kbs: Sequence[KnowledgeBase], args: argparse.Namespace) -> int:
         ]
         print("\n" + table(header, rows, right=(2, 3, 4)))
         for d in documents:
+            if d.verdict == "failed" and d.notes:
+                print(
+                    f"  {safe(d.name)}{pick('：', ': ')}{safe(file_words(d.notes[0], d.notes[1] if d.notes[1:] else ''))}"
+                )
             bad = [page for page in kb.store.pages(d.id) if page.verdict != "ok"] if d.verdict != "ok" else []
             for page in bad[:20]:
                 print(

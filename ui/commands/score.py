@@ -50,7 +50,11 @@ def run(args: argparse.Namespace) -> int:
         raise SettingsError(
             "give a question with answers, or --dataset NAME.", zh="请给出问题和回答，或 --dataset 名称。"
         )
+    from finetune.start import made_at
+
     folder = next((f for n in ("adapter", "model") if (f := args.reward / n).is_dir()), args.reward)
+    if not folder.is_dir():
+        folder = made_at(str(args.reward), flag="RUN")  # runs/rm, without the time
     model = load_reward(folder, base=args.base, device=args.device, quantise=args.quantise)
     if args.dataset:
         return _measure(model, args)

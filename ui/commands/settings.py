@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
+from pathlib import Path
 
 from ui import arguments
-from ui.settings import Settings, allowed_values, known_keys
+from ui.settings import FILE_NAME, Settings, allowed_values, home_folder, known_keys, read_file
 from ui.table import table
-from ui.text import pick
+from ui.text import language, pick
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -30,18 +32,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Do it."""
-    from ui.settings import home_folder
     from ui.settings_file import write_setting
 
     if args.action in ("set", "unset"):
         if not args.key or (args.action == "set") == (args.value is None):
-            raise SystemExit(
-                pick(
-                    "用法：zhiwen settings set 键 值 | unset 键", "usage: settings set KEY VALUE | unset KEY"
-                )
+            usage = pick(
+                "用法：zhiwen settings set 键 值 | unset 键",
+                "usage: zhiwen settings set KEY VALUE | unset KEY",
             )
-        path = write_setting(args.home or home_folder(), args.key, args.value)
+            print(usage, file=sys.stderr)
+            return 2
+        value = args.value and whole_path(args)
+        path = write_setting(args.home or home_folder(), args.key, value)
         print(pick(f"已写入 {path}", f"written to {path}"))
+        if value != args.value:
+            print(f"{args.key} = {value}")
         return 0
     settings = arguments.settings_of(args)
     if args.action == "path":
@@ -53,6 +58,26 @@ def run(args: argparse.Namespace) -> int:
     else:
         print(shown(settings))
     return 0
+
+
+FOLDERS = ("models_folder", "embedder.model", "generator.model", "generator.adapter", "search.reranker")
+"""Keys that may be a folder."""
+
+
+def whole_path(args: argparse.Namespace) -> str:
+    """The value; a folder seen from here is written from the root: the next command may be run anywhere."""
+    value, given = str(args.value), Path(args.value)
+    if args.key not in FOLDERS or not value or given.is_absolute() or not given.is_dir():
+        return value
+    if args.key == "generator.model" and served(args.home or home_folder()):
+        return value  # what a server calls its model
+    return str(given.resolve())
+
+
+def served(home: Path) -> bool:
+    """Whether the file speaks of a server; it need not be usable as a whole yet."""
+    found = read_file(home / FILE_NAME)
+    return found.get("generator.kind") == "openai" or bool(found.get("generator.base_url"))
 
 
 def value_of(settings: Settings, key: str) -> object:
@@ -68,7 +93,7 @@ def shown(settings: Settings) -> str:
             key,
             str(value_of(settings, key)) or '""',
             settings.sources.get(key, pick("默认", "default")),
-            f"{pick(one.metadata['zh'], one.metadata['en'])}（{allowed_values(key)}）",
+            f"{pick(one.metadata['zh'], one.metadata['en'])}（{allowed_values(key, zh=language() == 'zh')}）",
         ]
         for key, one in known_keys().items()
     ]

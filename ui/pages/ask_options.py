@@ -11,15 +11,16 @@ from typing import Any
 
 import streamlit as st
 
+from kb.errors import ModelError
 from kb.knowledge import names
 from rag.persona import personas
 from rag.types import AnswerEvent, Message
 from ui import wiring
 from ui.answering import Begin
-from ui.found import adapter_folders, adapter_name, converted_models, fits, promoted_folder
+from ui.found import adapter_folders, adapter_name, converted_models, fits, is_converted, promoted_folder
 from ui.opened import opened
 from ui.settings import Settings
-from ui.speakers import BASE
+from ui.speakers import BASE, find_adapter, kind_of
 from ui.text import pick
 
 EXTRACTIVE = ""
@@ -56,6 +57,8 @@ def choose(settings: Settings) -> Chosen:
     model = state.get(
         "chosen-model", settings.generator.model if settings.generator.kind != "none" else EXTRACTIVE
     )
+    if model not in models and is_converted(Path(model)):
+        models[model] = kind_of(Path(model))  # what a run left, in its own folder
     model = model if model in models else EXTRACTIVE
     label = kb_label(kept, every) + " · " + model_label(model)
     with st.popover(label, icon=":material/tune:"):
@@ -127,11 +130,17 @@ def first_adapter(settings: Settings, adapters: Sequence[str]) -> None:
     promoted = promoted_folder(settings)
     wanted = state.get(
         "chosen-adapter",
-        str(Path(settings.generator.adapter).expanduser().resolve())
-        if settings.generator.adapter
-        else str(promoted or ""),
+        named_folder(settings) if settings.generator.adapter else str(promoted or ""),
     )
     state["pick-adapter"] = wanted if wanted in adapters else ""
+
+
+def named_folder(settings: Settings) -> str:
+    """The folder of generator.adapter, which may be a name as well; empty if it is "base" or not here."""
+    try:
+        return str(find_adapter(settings, settings.generator.adapter).folder.resolve())
+    except ModelError:
+        return ""
 
 
 def settings_for(settings: Settings, chosen: Chosen) -> Settings:

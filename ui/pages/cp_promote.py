@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 import streamlit as st
 
 from kb.errors import ZhiwenError
-from ui.found import converted_models, fits
 from ui.pages import frame
 from ui.pages.cp_jobs import read_report, reports
 from ui.pages.safe import plain
@@ -107,8 +106,7 @@ def speaks_of(report: Path, name: str) -> bool:
 def promote(settings: Settings, record: AdapterRecord, comparison: str, reason: str) -> None:
     """Let it answer; where no model is set yet, its base becomes the model of the settings."""
     from finetune import adapters
-    from ui.settings_file import write_setting
-    from ui.speakers import adapters_folder
+    from ui.speakers import adapters_folder, let_answer
 
     try:
         adapters.promote(
@@ -117,12 +115,8 @@ def promote(settings: Settings, record: AdapterRecord, comparison: str, reason: 
             comparison=Path(comparison) if comparison else None,
             reason=reason,
         )
-        if settings.generator.kind == "none":
-            base = next((m for m in converted_models(settings) if fits(record.folder, m)), None)
-            if base is not None:
-                write_setting(settings.home, "generator.model", str(base))
-                write_setting(settings.home, "generator.kind", "chatglm3")
-                frame.say_later(pick(f"{base.name} 已设为默认模型", f"{base.name} is the default model now"))
+        if (base := let_answer(settings, record)) is not None:
+            frame.say_later(pick(f"{base.name} 已设为默认模型", f"{base.name} is the default model now"))
     except ZhiwenError as error:
         frame.say_later(pick(error.zh, error.message))
         return

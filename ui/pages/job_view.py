@@ -95,7 +95,7 @@ def span(seconds: float) -> str:
 
 def show_result(job: Job, settings: Settings) -> None:
     """What came of a job that has ended."""
-    from ui.reasons import reason_words
+    from ui.reasons import file_words
     from ui.show import counts_line
 
     if job.state == "failed":
@@ -129,7 +129,7 @@ def show_result(job: Job, settings: Settings) -> None:
             for problem in problems[:200]:
                 mark = "✗" if problem["verdict"] == "failed" else "!"
                 st.markdown(
-                    f"{mark} **{plain(problem['name'])}**  \n{plain(only_chosen(reason_words(problem['reason']), settings))}"
+                    f"{mark} **{plain(problem['name'])}**  \n{plain(only_chosen(file_words(problem['reason'], problem.get('reason_zh', '')), settings))}"
                 )
 
 

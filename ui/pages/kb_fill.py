@@ -226,4 +226,4 @@ def show_changes(planned: Plan) -> None:
     if len(rows) > LISTED:
         st.caption(pick(f"只列出前 {LISTED} 个", f"the first {LISTED} are listed"))
     for problem in planned.problems:
-        st.warning(plain(f"{problem.name}：{problem.reason}"))
+        st.warning(plain(f"{problem.name}{pick('：', ': ')}{reason_words(problem.reason)}"))

@@ -43,7 +43,8 @@ def show(answer: dict[str, Any]) -> None:
     trace = answer["trace"]
     who = answer["generator"] or "-"
     who = pick("摘录原文，没有用语言模型", "quotes, no language model") if who == "extractive" else who
-    st.markdown(pick("**回答者**　", "**Answered by**　") + plain(who + (f" + {answer['adapter']}" if answer["adapter"] else "")))  # fmt: skip
+    own = f" + {answer['adapter']}" if answer["adapter"] else ""
+    st.markdown(pick("**回答者**　", "**Answered by**　") + plain(who.removesuffix(own) + own))
     st.markdown(pick("**问题**　", "**Question**　") + plain(trace["question"]))
     if trace["rewritten"] and trace["rewritten"] != trace["question"]:
         st.markdown(pick("**改写后**　", "**Rewritten**　") + plain(trace["rewritten"]))
