@@ -244,3 +244,27 @@ def test_a_decimal_point_makes_another_question() -> None:
 
     assert check([asked("1.5 乘 2 是多少", "3", 1), asked("15 乘 2 是多少？", "30", 2)]).clean
     assert check([asked("Is it 3.", "a", 1), asked("is it 3?", "b", 2)]).counts == {"contradiction": 1}
+
+
+def test_tools_that_are_no_json_are_a_bad_line(tmp_path: Path) -> None:
+    said = [{"from": "human", "value": "天气"}, {"from": "gpt", "value": "晴"}]
+    rows = [{"conversations": said, "tools": text} for text in ("[]", "weather(city)", '[{"name": "f"}]')]
+    path = tmp_path / "tools.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    loaded = load_sets(str(path), folder=tmp_path)
+    assert len(loaded.examples) == 2 and [str(b.source) for b in loaded.bad] == ["tools.jsonl:2"]
+
+
+@pytest.mark.parametrize(("indent", "good", "bad"), [(2, [1, 2, 4, 5], 1), (None, [1, 2], 1)])
+def test_one_broken_element_does_not_swallow_those_after_it(
+    tmp_path: Path, indent: int | None, good: list[int], bad: int
+) -> None:
+    rows = [
+        {"conversations": [{"from": "human", "value": f"q{n}"}, {"from": "gpt", "value": "a"}]}
+        for n in range(1, 6)
+    ]
+    text = json.dumps(rows, indent=indent).replace("q3", 'q"3')
+    (tmp_path / "list.json").write_text(text, encoding="utf-8")
+    loaded = load_sets(str(tmp_path / "list.json"), folder=tmp_path)
+    assert [e.question for e in loaded.examples if isinstance(e, Conversation)] == [f"q{n}" for n in good]
+    assert len(loaded.bad) == bad and ("nothing after" in loaded.bad[0].reason) == (indent is None)

@@ -60,7 +60,15 @@ def _tools(row: dict[str, Any], column: str) -> str:
     value = row.get(column) if column else None
     if not value:
         return ""
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    if not isinstance(value, str):
+        return json.dumps(value, ensure_ascii=False)
+    try:
+        json.loads(value)
+    except json.JSONDecodeError as error:
+        raise Unusable(
+            f"{column!r} is not valid JSON: {error}", f"{column!r} 不是合法的 JSON：{error}"
+        ) from error
+    return value
 
 
 # ------------------------------------------------------------------ alpaca

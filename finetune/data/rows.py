@@ -100,8 +100,16 @@ def _json_array(path: Path, text: str) -> Iterator[tuple[Source, Row] | BadLine]
         try:
             row, end = decoder.raw_decode(text, start)
         except (json.JSONDecodeError, RecursionError) as error:
-            yield BadLine(Source(path, line), f"not valid JSON: {error}", f"不是合法的 JSON：{error}")
-            return
+            end = _next_element(text, start)
+            lost = ("", "") if end > 0 else ("; nothing after it was read", "；后面的都没有读")
+            yield BadLine(
+                Source(path, line), f"not valid JSON: {error}{lost[0]}", f"不是合法的 JSON：{error}{lost[1]}"
+            )
+            if end < 0:
+                return
+            line += text.count("\n", start, end)
+            position = end
+            continue
         if isinstance(row, list) and row and all(isinstance(item, dict) for item in row):
             for item in row:
                 yield _whole(Source(path, line), item, text[start:end])
@@ -109,6 +117,13 @@ def _json_array(path: Path, text: str) -> Iterator[tuple[Source, Row] | BadLine]
             yield _whole(Source(path, line), row, text[start:end])
         line += text.count("\n", start, end)
         position = end
+
+
+def _next_element(text: str, broken: int) -> int:
+    """Where the element after a broken one begins: on a line that is indented as the broken one's is. -1: not to be found."""
+    indent = text[text.rfind("\n", 0, broken) + 1 : broken]
+    found = -1 if indent.strip() else text.find(f"\n{indent}{text[broken]}", broken)
+    return found + 1 if found >= 0 else -1
 
 
 def _whole(source: Source, row: Row, written: str) -> tuple[Source, Row] | BadLine:
