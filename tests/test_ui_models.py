@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,9 +15,11 @@ from ui.text import set_language
 
 
 @pytest.fixture(autouse=True)
-def english(monkeypatch: pytest.MonkeyPatch, home: Path) -> None:
+def english(monkeypatch: pytest.MonkeyPatch, home: Path) -> Iterator[None]:
     monkeypatch.setenv("ZHIWEN_LANG", "en")
     set_language("en")
+    yield
+    set_language("zh")
 
 
 @pytest.fixture(scope="module")
