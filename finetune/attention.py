@@ -15,11 +15,13 @@ if TYPE_CHECKING:
 
 NAME = "zhiwen_packed"
 _registered = False
+_flash = True
+"""Whether the cards here are new enough for torch's kernel; known before anything is compiled."""
 
 
 def register() -> str:
     """Make the name known to transformers (once). Returns it."""
-    global _registered
+    global _registered, _flash
     if not _registered:
         from transformers import AttentionInterface, AttentionMaskInterface
 
@@ -29,8 +31,17 @@ def register() -> str:
             varlen_options(
                 kernel
             )  # before anything is compiled: found out within, it would make the compiler start again
+        _flash = new_cards()
         _registered = True
     return NAME
+
+
+def new_cards() -> bool:
+    """Whether every GPU can run FlashAttention, which torch's kernel is: compute capability 8 or more (not T4, V100, 2080)."""
+    import torch
+
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    return all(torch.cuda.get_device_capability(number)[0] >= 8 for number in range(count))
 
 
 def _no_mask(*args: Any, **kwargs: Any) -> None:
@@ -58,7 +69,7 @@ def packed_attention(
     if cu_seqlens is None or query.shape[0] != 1:
         raise ValueError(f"{NAME} works on one packed row with cu_seqlens; use sdpa for anything else.")
     short = query.element_size() == 2  # the kernel knows 16 bits only
-    if query.is_cuda and short and (kernel := varlen_kernel()) is not None:
+    if query.is_cuda and short and _flash and (kernel := varlen_kernel()) is not None:
         return _varlen(kernel, query, key, value, cu_seqlens, longest, scaling), None
     import torch
 

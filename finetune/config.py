@@ -221,9 +221,12 @@ def _check(config: RunConfig) -> None:
             if not value >= least or value == float("inf"):
                 raise _fail(name, value, f"{least} or more", f"不小于 {least}")
     method, train = config.method, config.train
-    for name, share in (("lora_dropout", method.lora_dropout), ("warmup_ratio", train.warmup_ratio)):
+    for name in ("lora_dropout", "warmup_ratio", "adam_beta1", "adam_beta2"):
+        share = getattr(method if name == "lora_dropout" else train, name)
         if share >= 1:
             raise _fail(name, share, "below 1", "小于 1")
+    if train.seed >= 2**32:
+        raise _fail("seed", train.seed, "below 2^32", "小于 2^32")
     if train.learning_rate <= 0:
         raise _fail("learning_rate", train.learning_rate, "above 0", "大于 0")
     if not train.max_steps and train.num_train_epochs <= 0:
@@ -234,12 +237,33 @@ def _check(config: RunConfig) -> None:
         raise _fail(
             "quantization_bit", method.quantization_bit, "0 with full and freeze", "在 full、freeze 时为 0"
         )
+    if method.quantization_bit == 8 and method.finetuning_type == "qlora":
+        raise _fail(
+            "quantization_bit", 8, "0 or 4 with qlora (8 is for lora)", "在 qlora 时为 0 或 4（8 用于 lora）"
+        )
     if method.finetuning_type == "ptuning" and train.gradient_checkpointing == "on":
         raise _fail("gradient_checkpointing", "on", "off with ptuning", "在 ptuning 时为 off")
+    if train.compile == "on" and (method.finetuning_type == "ptuning" or not train.packing):
+        raise _fail("compile", "on", "auto or off without packing", "在不打包（或 ptuning）时为 auto 或 off")
+    _check_evaluation(config)
     check_preference(config, fail=_fail)
     check_ppo(config, fail=_fail)
     if not config.name or any(c in config.name for c in "/\\\0") or config.name.startswith("."):
         raise _fail("name", config.name, "a plain name", "是普通的名字")
+
+
+def _check_evaluation(config: RunConfig) -> None:
+    """What needs an evaluation set is refused without one: it would be found out when the training is over, or never."""
+    data, train = config.data, config.train
+    there = bool(data.eval_dataset or data.val_size)
+    if train.early_stopping_patience and not there:
+        wanted, zh = "0 without --eval-dataset or --val-size", "在没有 --eval-dataset 或 --val-size 时为 0"
+        raise _fail("early_stopping_patience", train.early_stopping_patience, wanted, zh)
+    if train.predict_with_generate and (data.stage == "pt" or not there):
+        wanted = "off with pt, and without --eval-dataset or --val-size"
+        raise _fail(
+            "predict_with_generate", True, wanted, "在 pt 时、或没有 --eval-dataset 或 --val-size 时关闭"
+        )
 
 
 _PARTS: dict[str, Any] = {"data": DataConfig, "method": MethodConfig, "train": TrainConfig}

@@ -145,6 +145,19 @@ def encode_judged(
     return out, report
 
 
+def length_of(example: Example, *, tokenizer: Chat) -> int:
+    """Tokens of the whole example (of a pair: of the longer side) before anything is cut; 0 for a text, which is no single row."""
+    limits, report = Limits(cutoff=2**31), EncodeReport()
+    if isinstance(example, Conversation):
+        found = encode_conversation(example, tokenizer=tokenizer, limits=limits, report=report)
+        return max(map(len, found), default=0)
+    if not isinstance(example, Preference | Feedback):
+        return 0
+    answers = (example.chosen, example.rejected) if isinstance(example, Preference) else (example.answer,)
+    sides = [_side(example, answer, tokenizer, limits, report) for answer in answers]
+    return max((len(side) for side in sides if side is not None), default=0)
+
+
 def _wrong_kind(example: Example, stage: str) -> DataError:
     found = kind_of(example)
     fits = {"conversation": "sft", "text": "pt", "feedback": "kto"}.get(found, "")

@@ -34,7 +34,7 @@ from finetune.plan import rows_of
 from finetune.prepare import Prepared, sources
 from finetune.progress import Progress, not_a_number, progress_from
 from finetune.schedule import factor
-from finetune.stages.objective import Objective, objective_of
+from finetune.stages.objective import NextWord, Objective, objective_of
 from kb.errors import ModelError
 
 
@@ -57,7 +57,10 @@ class Loop:
         self.objective, self.world = objective or objective_of(config), world
         self.folder, self.config, self.prepared = folder, config, prepared
         self.trainee, self.layout, self.total, self.log = trainee, layout, total, log
-        self.optimizer = Optimizer(trainee.trainable(), config=config)
+        weight = config.examples_per_step  # what a step's loss is summed over, about
+        if isinstance(self.objective, NextWord):
+            weight = weight * prepared.report.trained // len(prepared.train)
+        self.optimizer = Optimizer(trainee.trainable(), config=config, weight=weight)
         world.copy_from_main(self.optimizer.masters.values())
         self.optimizer.publish()
         self.progress = Progress(scaler=self.optimizer.scaler)

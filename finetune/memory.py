@@ -181,7 +181,8 @@ def choose_layout(
 ) -> tuple[Layout, MemoryNeed, bool]:
     """The fastest layout that fits into `free` bytes, what it needs, and whether it fits at all.
 
-    `wanted`: tokens of a row beyond which a longer row wins nothing (a step has no more).
+    `wanted`: tokens of a row beyond which a longer row wins nothing (a step has no more). `kernels`: fused layers are
+    possible; where only transformers' own fit, those are taken, unless --kernels on asks for the others.
     """
     train = config.train
     packed = train.packing and config.method.finetuning_type != "ptuning"
@@ -198,8 +199,9 @@ def choose_layout(
         sizes = sorted(
             {max(longest, min(wanted, size)) for size in (32_768, 16_384, 8192, 4096, 2048, 1024, 512, 1)}
         )[::-1]
-    if kernels:
-        return _fused_layout(shape, config, sizes, dtype=dtype, free=free)
+    fused = _fused_layout(shape, config, sizes, dtype=dtype, free=free) if kernels else None
+    if fused and (fused[2] or train.kernels == "on"):
+        return fused
     plain = Layout(sizes[-1], recompute=allowed[-1], compiled=compiled, packed=packed)
     # long rows without recomputation, then long rows with it, then whatever there is room for
     enough = [s for s in sizes if s >= min(4096, sizes[0])]
@@ -210,7 +212,8 @@ def choose_layout(
                 found = need(shape, config, layout=layout, dtype=dtype, gpus=gpus)
                 if found.total <= free:
                     return layout, found, True
-    return plain, need(shape, config, layout=plain, dtype=dtype, gpus=gpus), False
+    smallest = plain, need(shape, config, layout=plain, dtype=dtype, gpus=gpus), False
+    return fused if fused and fused[1].total < smallest[1].total else smallest
 
 
 def _fused_layout(

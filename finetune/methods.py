@@ -112,9 +112,10 @@ def quantise_of(config: RunConfig) -> str:
 
 
 def open_base(config: RunConfig, *, folder: Path, device: str) -> LoadedModel | LoadedOther:
-    """The base, quantised as the method wants it. Raises ModelError."""
+    """The base, quantised as the method wants it, on what becomes this thread's GPU. Raises ModelError."""
     import logging
 
+    import torch
     from transformers.utils import logging as transformers_logging
 
     from rag.chatglm3.load import LoadConfig
@@ -128,6 +129,10 @@ def open_base(config: RunConfig, *, folder: Path, device: str) -> LoadedModel | 
         device=device,
         cached_tokens=0,
     )
+    if device.startswith("cuda"):
+        torch.cuda.set_device(
+            device
+        )  # our kernels are launched on the current GPU, wherever their tensors lie
     return load_base(folder, how)
 
 

@@ -43,9 +43,15 @@ class Scaler:
 
 
 class Optimizer:
-    """What moves the trainable weights. `named` maps their names to the model's own parameters."""
+    """What moves the trainable weights. `named` maps their names to the model's own parameters.
 
-    def __init__(self, named: dict[str, torch.nn.Parameter], *, config: RunConfig) -> None:
+    `weight`: about what a step's loss is a sum over. float16 begins with a scale of 2^16 for their mean; with that for the
+    sum, the first steps of every run would overflow and be left out.
+    """
+
+    def __init__(
+        self, named: dict[str, torch.nn.Parameter], *, config: RunConfig, weight: float = 1.0
+    ) -> None:
         import torch
 
         if not named:
@@ -56,7 +62,9 @@ class Optimizer:
         }
         self.scaler = Scaler()
         if any(p.dtype == torch.float16 for p in named.values()):
-            self.scaler = Scaler(scale=2.0**16, active=True)
+            self.scaler = Scaler(
+                scale=2.0 ** max(0, 16 - math.ceil(math.log2(max(1.0, weight)))), active=True
+            )
         self.inner = _inner(self._groups(), config)
 
     def _groups(self) -> list[dict[str, Any]]:

@@ -125,12 +125,12 @@ def make_plan(
     compiled = not kernels and compiles(config, device=device, tokens=int(run_tokens), gpus=gpus)
     memory = free or int(free_bytes(device) * RESERVE)
     layout, found, fits = _layout(shape, config, lengths, dtype, memory, gpus, compiled, kernels)
-    changes = () if fits else _changes(shape, config, lengths, dtype, memory, gpus)
+    changes = () if fits else _changes(shape, config, lengths, dtype, memory, gpus, kernels)
     speed = rate or matrix_rate(device, dtype)
     rows = _rows(config, lengths, layout)
     padded = max(1.0, rows / max(1, math.ceil(tokens / layout.tokens))) if compiled else 1.0
     work = run_tokens * padded * flops_per_token(shape, config, layout)
-    share = (FUSED if kernels else EFFICIENCY[compiled]) * (1 if gpus == 1 else gpus * TOGETHER)
+    share = (FUSED if layout.kernels else EFFICIENCY[compiled]) * (1 if gpus == 1 else gpus * TOGETHER)
     return Plan(
         model=folder.name,
         parameters=shape.parameters,
@@ -234,7 +234,13 @@ def rows_of(config: RunConfig, *, lengths: list[int], layout: Layout, steps: int
 
 
 def _changes(
-    shape: GlmShape, config: RunConfig, lengths: list[int], dtype: ComputeDtype, free: int, gpus: int
+    shape: GlmShape,
+    config: RunConfig,
+    lengths: list[int],
+    dtype: ComputeDtype,
+    free: int,
+    gpus: int,
+    kernels: bool,
 ) -> list[tuple[str, str]]:
     """Single changes that would make it fit, in the order in which they cost least."""
     train, data, method = config.train, config.data, config.method
@@ -247,6 +253,9 @@ def _changes(
                 lengths,
             )
         )
+    if train.packing and train.pack_tokens:
+        free_rows = replace(train, pack_tokens=0)
+        tries.append(("--pack-tokens 0", replace(config, train=free_rows), lengths))
     if not train.packing and train.per_device_train_batch_size > 1:
         small = replace(
             train,
@@ -269,25 +278,16 @@ def _changes(
     for flag, changed, cut in tries:
         if flag.startswith("--cutoff") and any(o[0].startswith("--cutoff") for o in out):
             continue
-        _, found, fits = _layout(shape, changed, cut, dtype, free, gpus)
+        own = kernels and not is_sharded(changed, gpus=gpus)
+        _, found, fits = _layout(shape, changed, cut, dtype, free, gpus, kernels=own)
         if fits:
             gib = f"{found.total / GIB:.1f} GiB"
             out.append((f"{flag}（约需 {gib}）", f"{flag} (needs about {gib})"))
     if not out:
-        wanted = f"{need_smallest(shape, config, lengths, dtype, gpus) / GIB:.1f} GiB"
+        _, smallest, _ = _layout(shape, config, lengths, dtype, 0, gpus, kernels=kernels)
+        wanted = f"{smallest.total / GIB:.1f} GiB"
         out.append((f"换用显存不少于 {wanted} 的设备", f"use a device with at least {wanted}"))
     return out
-
-
-def need_smallest(
-    shape: GlmShape, config: RunConfig, lengths: list[int], dtype: ComputeDtype, gpus: int = 1
-) -> int:
-    """Bytes of the smallest layout of this method."""
-    longest = max(lengths)
-    _, found, _ = choose_layout(
-        shape, config, dtype=dtype, free=0, longest=longest, wanted=longest, compiled=False, gpus=gpus
-    )
-    return found.total
 
 
 def does_not_fit(plan: Plan) -> ModelError:

@@ -146,6 +146,7 @@ def add_reward(model: Any, folder: Path, *, name: str = "reward") -> ScoreHead:
     head = read_head(folder)
     config = LoraConfig.from_pretrained(folder)
     config.task_type, config.modules_to_save, config.inference_mode = "CAUSAL_LM", None, True
+    config.lora_dropout = 0.0  # it scores while the policy is in training mode
     active = model.active_adapter
     model.add_adapter(name, config)
     state = {k: v for k, v in load_file(folder / "adapter_model.safetensors").items() if ".lora_" in k}

@@ -40,6 +40,11 @@ def made_at(text: str, *, flag: str, kind: str = run.ADAPTER) -> Path:
         return path / kind
     named = (r for r in run.list_runs(path.parent) if r.name == path.name and r.state == "done")
     found = next((r.adapter for r in named if r.adapter and r.adapter.name == kind), None)
+    if found is None and kind == run.ADAPTER and (path / run.MODEL).is_dir():
+        raise ModelError(
+            f"{flag} {text}: that run trained all weights and has no adapter. Train it with qlora or lora for this.",
+            zh=f"{flag} {text}：这次运行训练的是全部权重，没有适配器。用在这里请改用 qlora 或 lora 训练。",
+        )
     if found is None:
         raise ModelError(
             f"{flag} {text}: there is no {kind} and no finished run of that name.",

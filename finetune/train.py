@@ -26,7 +26,7 @@ from finetune.run_metrics import final_metrics
 from finetune.stages.objective import objective_of
 from finetune.stages.reference import with_reference
 from finetune.together import Peers, begin, fail, plan_together, stoppable
-from kb.errors import ModelError, ZhiwenError
+from kb.errors import ZhiwenError
 from rag.types import Message
 
 if TYPE_CHECKING:
@@ -124,6 +124,7 @@ class _Run:
         self.world.wait()  # what a process tells from now on stays
         if self.world.sharded:
             shards.check(self.config)
+        self._compare_data(resumed=bool(found))
         self._write("data.json", self.prepared.facts)
         self._write("environment.json", run.environment())
         self.plan = plan_together(self.config, prepared=self.prepared, world=self.world)
@@ -147,6 +148,15 @@ class _Run:
         with stoppable(self.folder) as wanted:
             ended = self.loop.train(after=self._after, stop=wanted)
         return self._stopped() if ended == "stopped" else self._finish(ended)
+
+    def _compare_data(self, *, resumed: bool) -> None:
+        """Say so if a run goes on with other data than it began with: its steps are then others, too."""
+        before = run.read_json(self.folder / "data.json") if resumed and self.world.main else {}
+        parts = [p for p in ("train", "evaluation") if p in before]
+        if any(before[p]["sha256"] != self.prepared.facts.get(p, {}).get("sha256") for p in parts):
+            zh = "数据文件在续训前被改过：接下来学的是新的数据，曲线不再与一次跑完的相同。"
+            en = "The data files were changed: the run goes on with the new ones, and differs from one without a break."
+            self.log.write("say", step=0, zh=zh, en=en)
 
     def _loop(self) -> Loop:
         loaded = open_base(self.config, folder=model_folder(self.config), device=self.plan.device)
@@ -260,6 +270,8 @@ class _Run:
         loop, train = self.loop, self.config.train
         if ended == "early":
             self._take_best()
+        else:
+            loop.save()  # whatever happens to answers and measures: nothing that was learned is lost
         self._sample()
         metrics = final_metrics(
             events.read(self.folder),
@@ -270,8 +282,6 @@ class _Run:
         if train.predict_with_generate and (self.world.main or self.world.sharded):
             metrics |= self._predict()
         adapter = self._save_adapter(metrics)
-        if ended == "done":
-            loop.save()
         self._draw()
         self._write("metrics.json", metrics)
         self._status("done", loss=loop.last_loss)
@@ -300,16 +310,10 @@ class _Run:
         )  # fmt: skip
 
     def _predict(self) -> dict[str, float]:
-        chosen = self.prepared.eval_examples
-        if not chosen:
-            raise ModelError(
-                "--predict-with-generate needs --eval-dataset or --val-size.",
-                zh="--predict-with-generate 需要 --eval-dataset 或 --val-size。",
-            )
         with eager():
             return samples.predict(
                 self.loop.trainee,
-                examples=chosen,
+                examples=self.prepared.eval_examples,
                 tokenizer=self.tokenizer,
                 most=self.config.train.sample_tokens,
                 path=self.folder / "predictions.jsonl" if self.world.main else None,

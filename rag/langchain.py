@@ -95,7 +95,15 @@ class ChatZhiwen(BaseChatModel):
 
     @property
     def _identifying_params(self) -> dict[str, Any]:
-        return {"model": self.generator.name, "max_tokens": self.max_tokens, "temperature": self.temperature}
+        """All that an answer depends on: LangChain's cache keeps answers by it."""
+        return {
+            "model": self.generator.name,
+            "max_tokens": self.max_tokens,
+            "temperature": self.temperature,
+            "top_p": self.top_p,
+            "adapter": self.adapter,
+            "seed": self.seed,
+        }
 
     def _generate(
         self,

@@ -12,7 +12,7 @@ from test_rag_chatglm3_engine import add_lora
 from tiny_chatglm3 import converted
 
 from kb.errors import ModelError
-from rag.chatglm3.adapters import logit_change, read_adapter
+from rag.chatglm3.adapters import engine_takes, logit_change, read_adapter
 from rag.chatglm3.base import base_hash
 from rag.chatglm3.engine.engine import Engine
 from rag.chatglm3.export import export
@@ -87,6 +87,91 @@ def test_an_old_lora_moves_over_exactly(base: Path, tmp_path: Path) -> None:
     out = export(base, target=tmp_path / "exported", adapter=tmp_path / "new")
     ours = dict(official_tensors(out))
     assert all((ours[name] - weights[name]).abs().max() < 1e-5 for name in ours)
+
+
+def test_dora_is_merged_as_peft_merges_it(base: Path, tmp_path: Path) -> None:
+    """What `ask` advises when it says that DoRA is slower: export it merged."""
+    import torch
+    from peft import LoraConfig, PeftModel, get_peft_model
+    from transformers import GlmForCausalLM
+
+    torch.manual_seed(3)
+    config = LoraConfig(
+        r=4, lora_alpha=8, target_modules=["q_proj", "down_proj"], use_dora=True, task_type="CAUSAL_LM"
+    )
+    made: Any = get_peft_model(GlmForCausalLM.from_pretrained(base), config)
+    for name, parameter in made.named_parameters():
+        if "lora_B" in name or "magnitude" in name:
+            torch.nn.init.normal_(parameter, mean=1.0, std=0.4)
+    made.save_pretrained(tmp_path / "dora")
+    whole: Any = PeftModel.from_pretrained(GlmForCausalLM.from_pretrained(base), tmp_path / "dora")
+    wanted = whole.merge_and_unload().state_dict()
+    ours = dict(official_tensors(export(base, target=tmp_path / "out", adapter=tmp_path / "dora")))
+    qkv = ours["transformer.encoder.layers.1.self_attention.query_key_value.weight"]
+    query = wanted["model.layers.1.self_attn.q_proj.weight"]
+    assert (qkv[: len(query)] - query).abs().max() < 1e-5
+    down = ours["transformer.encoder.layers.0.mlp.dense_4h_to_h.weight"]
+    assert (down - wanted["model.layers.0.mlp.down_proj.weight"]).abs().max() < 1e-5
+
+
+def test_a_merge_leaves_nothing_out(base: Path, tmp_path: Path) -> None:
+    """Layers that the base does not have, and changes that are no product of two matrices."""
+    from safetensors.torch import load_file, save_file
+
+    adapter = add_lora(base, tmp_path / "deep", seed=1)
+    file = adapter / "adapter_model.safetensors"
+    state = load_file(file)
+    key = next(k for k in state if "layers.1." in k and "q_proj.lora_A" in k)
+    save_file(state | {k.replace("layers.1.", "layers.7."): v.clone() for k, v in state.items()}, file)
+    with pytest.raises(ModelError, match=r"belongs to another base: .*layers\.7\."):
+        export(base, target=tmp_path / "out", adapter=adapter)
+    save_file({k: v for k, v in state.items() if k != key}, file)
+    with pytest.raises(ModelError, match=r"has half of what it changes in .*q_proj"):
+        export(base, target=tmp_path / "out", adapter=adapter)
+    other = key.replace("lora_A.weight", "lora_B.bias")
+    save_file(state | {other: state[key][0].clone()}, file)
+    with pytest.raises(ModelError, match=r"lora_B\.bias .*not merged here"):
+        export(base, target=tmp_path / "out", adapter=adapter)
+    assert not (tmp_path / "out").exists()
+    with pytest.raises(ModelError, match="would be replaced"):
+        export(base, target=base.parent, overwrite=True)
+    assert (base / "config.json").is_file()
+
+
+def test_old_adapters_with_more_than_lora_are_refused(base: Path, tmp_path: Path) -> None:
+    old_lora(tmp_path / "old")
+    config = json.loads((tmp_path / "old" / "adapter_config.json").read_text())
+    for key, value in {"alpha_pattern": {"layers.0": 64}, "bias": "all"}.items():
+        (tmp_path / "old" / "adapter_config.json").write_text(json.dumps(config | {key: value}))
+        with pytest.raises(ModelError, match="Only plain LoRA"):
+            import_adapter(tmp_path / "old", target=tmp_path / "new", base=base)
+
+
+@pytest.mark.parametrize("name", ["1", "mlp", "model", "q_proj"])
+def test_an_adapter_may_be_called_as_a_layer_is(base: Path, tmp_path: Path, name: str) -> None:
+    assert load(base, adapters={name: add_lora(base, tmp_path / "run", seed=1)}).adapters[name].name == name
+
+
+def test_what_is_more_than_lora_is_not_for_the_engine(base: Path, tmp_path: Path) -> None:
+    import torch
+    from peft import LoraConfig, get_peft_model
+    from transformers import GlmForCausalLM
+
+    for more in (
+        {"lora_bias": True}, {"trainable_token_indices": [5]}, {"modules_to_save": ["lm_head"]}, {"use_dora": True},
+    ):  # fmt: skip
+        config = LoraConfig(r=2, target_modules=["q_proj"], task_type="CAUSAL_LM", **more)
+        made: Any = get_peft_model(GlmForCausalLM.from_pretrained(base), config)
+        for parameter in made.parameters():
+            if parameter.requires_grad:
+                torch.nn.init.normal_(parameter, std=0.4)
+        folder = tmp_path / next(iter(more))
+        made.save_pretrained(folder)
+        assert not engine_takes(folder), more
+        loaded = load(base, adapters={"more": folder})
+        with pytest.raises(ModelError, match="load it merged"):
+            Engine(loaded)
+    assert engine_takes(add_lora(base, tmp_path / "plain", seed=1))
 
 
 def test_an_adapter_of_another_size_is_refused(base: Path, tmp_path: Path) -> None:

@@ -98,6 +98,8 @@ def test_long_variants(tmp_path: Path, ratio: int, theta: float) -> None:
     convert(source, target=tmp_path / "out")
     config = load(tmp_path / "out").config
     assert config.rope_parameters["rope_theta"] == theta
+    written = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert written["rope_theta"] == theta, "transformers 4 reads it there and would take 10,000 instead"
     assert config.max_position_embeddings == 32768
 
 
@@ -140,6 +142,30 @@ def test_an_existing_folder_is_kept_unless_told(official: Path, tmp_path: Path) 
     assert not (tmp_path / "out" / "mine.txt").exists()
     with pytest.raises(ModelError, match="converted already"):
         convert(tmp_path / "out", target=tmp_path / "again")
+
+
+def test_links_and_files_where_the_folder_will_be(official: Path, tmp_path: Path) -> None:
+    """models/chatglm3-6b is often a link to a larger disk: the link stays."""
+    (tmp_path / "disk").mkdir()
+    for name, there in (("empty", True), ("new", False)):
+        if there:
+            (tmp_path / "disk" / name).mkdir()
+        (tmp_path / name).symlink_to(tmp_path / "disk" / name)
+        convert(official, target=tmp_path / name, overwrite=True)
+        convert(official, target=tmp_path / name, overwrite=True)
+        assert (tmp_path / name).is_symlink()
+        assert (tmp_path / "disk" / name / "config.json").is_file()
+    (tmp_path / "file [1]").write_text("x")
+    convert(official, target=tmp_path / "file [1]", overwrite=True)
+    names = {p.name for folder in (tmp_path, tmp_path / "disk") for p in folder.iterdir()}
+    assert names == {"disk", "empty", "new", "file [1]"}
+
+
+def test_what_would_replace_its_own_source_is_refused(official: Path, tmp_path: Path) -> None:
+    real = shutil.copytree(official, tmp_path / "models" / "real")
+    with pytest.raises(ModelError, match="would be replaced with it"):
+        convert(real, target=tmp_path / "models", overwrite=True)
+    assert (real / "config.json").is_file()
 
 
 def test_bad_folders_say_what_is_wrong(official: Path, tmp_path: Path) -> None:

@@ -375,6 +375,8 @@ def test_sampling_settings() -> None:
     assert pick(0.999, temperature=1.0) == 0
     assert pick(0.0, temperature=1.0) == 1
     assert pick(0.5, written=(1,), repetition_penalty=2.0) == 2
+    most = 1 - 2**-40  # 1.0 in float32
+    assert [pick(most, temperature=1.0, top_k=2), pick(most, temperature=1.0, top_p=0.3)] == [2, 1]
     counts = [pick(i / 1000, temperature=1.0) for i in range(1000)]
     share = torch.tensor([counts.count(i) / 1000 for i in range(4)])
     assert (share - logits[0].softmax(-1)).abs().max() < 0.005

@@ -108,8 +108,9 @@ def test_it_says_what_it_needs_and_what_to_change(base: Path, monkeypatch: pytes
 
 
 def test_what_cannot_be(base: Path, tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match="no device 'cuda:7'"):
-        choose_device("cuda:7")
+    for name in ("cuda:7", "cuda:x", "cudax", "mps"):
+        with pytest.raises(ModelError, match=f"no device '{name}'"):
+            choose_device(name)
     with pytest.raises(ModelError, match="cannot be merged into nf4"):
         LoadConfig(merge="run", quantise="nf4")
     with pytest.raises(ModelError, match="No LoRA adapter 'run' to merge"):

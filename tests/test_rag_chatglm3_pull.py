@@ -81,6 +81,9 @@ class SmallHub:
         if given := request.headers.get("Range"):
             self.ranges.append(given)
             start = int(given.removeprefix("bytes=").rstrip("-"))
+        if start and start >= len(data):
+            request.send_error(416)
+            return
         request.send_response(206 if start else 200)
         request.send_header("Content-Length", str(len(data) - start))
         request.end_headers()
@@ -130,6 +133,19 @@ def test_a_broken_connection_goes_on(hub: SmallHub, tmp_path: Path, name: str) -
     convert(tmp_path / "got", target=tmp_path / "glm")
     assert verify(tmp_path / "glm", official=hub.folder).ok
     assert pull("chatglm3-6b", target=tmp_path / "got", config=settings(hub, hub=name)).fetched == 0
+
+
+def test_more_than_the_hub_has_is_thrown_away(hub: SmallHub, tmp_path: Path) -> None:
+    """A part of a longer file, from before the hub's changed: the hub refuses to go on where it ends (416)."""
+    got = tmp_path / "got"
+    got.mkdir()
+    name = "model-00001-of-00002.safetensors"
+    part_of(got / name).write_bytes((hub.folder / name).read_bytes() + b"more")
+    part_of(got / "config.json").write_bytes(b" " * 100_000)
+    pull("chatglm3-6b", target=got, config=settings(hub))
+    assert "bytes=100000-" in hub.ranges
+    assert sha(got / name) == sha(hub.folder / name)
+    assert sha(got / "config.json") == sha(hub.folder / "config.json")
 
 
 def test_an_ended_process_goes_on(hub: SmallHub, tmp_path: Path) -> None:

@@ -71,6 +71,17 @@ def test_stop_bind_and_usage() -> None:
         chat.invoke("数", tools=[])
 
 
+def test_the_cache_knows_adapters_apart() -> None:
+    from langchain_core.caches import InMemoryCache
+
+    generator, cache = Says("好。"), InMemoryCache()
+    for settings in ({"adapter": "a"}, {"adapter": "b"}, {"adapter": "a"}, {"seed": 3}, {"top_p": 0.5}):
+        ChatZhiwen(generator=generator, cache=cache, **settings).invoke("问")
+    assert [(o.adapter, o.seed, o.top_p) for o in generator.options] == [
+        ("a", None, 1.0), ("b", None, 1.0), ("", 3, 1.0), ("", None, 0.5),
+    ]  # fmt: skip
+
+
 def test_streaming_can_be_left() -> None:
     stream = ChatZhiwen(generator=Says("一二三四五")).stream("数")
     assert next(stream).content == "一"

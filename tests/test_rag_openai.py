@@ -214,6 +214,20 @@ def post(url: str, content: bytes | dict, **headers: str) -> httpx.Response:  # 
     return httpx.post(f"{url}/chat/completions", content=data, headers=given, timeout=10)
 
 
+def test_streams_as_others_write_them(moody: str) -> None:
+    """Line ends of Unicode inside an answer, raw; "error": null and an empty finish_reason with every piece."""
+    words = "第一行\u2028第二行\u2029第三行\x85尾"
+    piece = {"choices": [{"delta": {"content": words}, "finish_reason": ""}], "error": None}
+    Moody.script = [[f"data: {json.dumps(piece, ensure_ascii=False)}\r", *GOOD[1:]]]
+    assert said(client(moody)) == (words, Piece("", "stop", 1))
+    Moody.script = [[f"data: {json.dumps(piece, ensure_ascii=False)}"]]
+    with pytest.raises(GenerationError, match="broke off"):
+        said(client(moody))
+    Moody.script = [["data: 5"]]
+    with pytest.raises(GenerationError, match="stopped with an error: '5'"):
+        said(client(moody))
+
+
 def test_whole_answers(served) -> None:  # type: ignore[no-untyped-def]
     body = {"model": "says", "messages": [{"role": "user", "content": [{"type": "text", "text": "好"}]}]}
     answer = post(served[0], body).json()

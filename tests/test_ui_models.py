@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -54,6 +56,34 @@ def test_convert_verify_use_export_import(
     assert "exists already" in capsys.readouterr().err
     assert main(["models", "convert", str(official), str(tmp_path / "x"), "--dtype", "int3"]) == 1
     assert "allowed are fp16, bf16, fp32" in capsys.readouterr().err
+
+
+def test_commands_that_are_told_can_be_typed(
+    official: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Blanks in names are quoted; what goes into the settings holds from any folder."""
+    monkeypatch.chdir(tmp_path)
+    assert main(["models", "convert", str(official), "我的 模型"]) == 0
+    told = [shlex.split(line)[1:] for line in capsys.readouterr().out.splitlines()[1:]]
+    assert told[0][:5] == ["zhiwen", "models", "verify", "我的 模型", "--official"]
+    assert told[1][-1] == str(tmp_path / "我的 模型")
+
+
+def test_a_place_that_cannot_be_written_is_named(
+    official: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("x")
+    assert main(["models", "convert", str(official), str(tmp_path / "file" / "glm")]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and str(tmp_path / "file") in error
+
+    def full(*args: object, **how: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("rag.chatglm3.shards.SafetensorsWriter.write", full)
+    assert main(["models", "convert", str(official), str(tmp_path / "glm")]) == 1
+    assert capsys.readouterr().err == "error: No space left on device\n"
+    assert [p.name for p in tmp_path.iterdir() if p.name.startswith(".")] == []
 
 
 def test_pull_offline_says_so_in_one_sentence(

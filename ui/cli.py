@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import importlib
 import os
 import re
@@ -159,6 +160,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except OSError as error:  # a full disk, a folder that may not be written
+        if error.filename is None and error.errno != errno.ENOSPC:
+            raise
+        where = f": {error.filename}" if error.filename is not None else ""
+        print(pick("错误：", "error: ") + f"{error.strerror}{where}", file=sys.stderr)
+        return 1
     return int(code)
 
 

@@ -194,12 +194,8 @@ def corrupt(args: argparse.Namespace) -> int:
     return 0
 
 
-def add_show(parser: argparse.ArgumentParser) -> None:
-    """Which examples, with whose tokens."""
-    parser.add_argument("dataset", help=pick("名字或文件", "name or file"))
-    parser.add_argument(
-        "--folder", type=Path, default=Path("data"), help=pick("数据文件夹", "folder of the data")
-    )
+def add_model(parser: argparse.ArgumentParser) -> None:
+    """Whose tokens are counted."""
     parser.add_argument(
         "--model",
         default="",
@@ -209,6 +205,15 @@ def add_show(parser: argparse.ArgumentParser) -> None:
             "model folder, for its tokenizer; tiny: a small one made for this",
         ),
     )
+
+
+def add_show(parser: argparse.ArgumentParser) -> None:
+    """Which examples, with whose tokens."""
+    parser.add_argument("dataset", help=pick("名字或文件", "name or file"))
+    parser.add_argument(
+        "--folder", type=Path, default=Path("data"), help=pick("数据文件夹", "folder of the data")
+    )
+    add_model(parser)
     parser.add_argument("--count", type=arguments.positive, default=3, help=pick("几条", "how many examples"))
     parser.add_argument(
         "--cutoff-len",
@@ -235,7 +240,7 @@ def show(args: argparse.Namespace) -> int:
     loaded = load_sets(args.dataset, folder=args.folder)
     examples = loaded.examples[: args.count]
     with tempfile.TemporaryDirectory() as scratch:
-        tokenizer = _tokenizer(args, Path(scratch), loaded.examples)
+        tokenizer = tokenizer_of(args, Path(scratch), loaded.examples)
         encode: Any = encode_judged if args.stage in PREFERENCE_STAGES else encode_all
         units, _ = encode(examples, stage=args.stage, tokenizer=tokenizer, limits=Limits(args.cutoff_len))
         encoded = documents_of(units)
@@ -258,7 +263,8 @@ def show(args: argparse.Namespace) -> int:
     return 0
 
 
-def _tokenizer(args: argparse.Namespace, scratch: Path, examples: Any) -> Chat:
+def tokenizer_of(args: argparse.Namespace, scratch: Path, examples: Any) -> Chat:
+    """The encoder of `--model` and `--template`, else of the model that answers. Raises SettingsError if there is none."""
     from rag.templates import open_chat
 
     template = args.template or ""

@@ -8,7 +8,8 @@ from __future__ import annotations
 import re
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -33,6 +34,8 @@ class Held:
     """quantise, dtype, device, context_tokens, template"""
     adapters: Mapping[str, Path]
     generator: LocalModel
+    written: Mapping[Path, int] = field(default_factory=dict)
+    """When the newest weights in the folder, and in each adapter's, were written before they were loaded."""
 
     @property
     def name(self) -> str:
@@ -84,6 +87,10 @@ class Voice:
         """Tokens of a text on its own."""
         return self._generator.count_tokens(text)
 
+    def prompt_ids(self, messages: Sequence[Message], *, adapter: str = "") -> list[int]:
+        """The ids that the model reads."""
+        return self._generator.prompt_ids(messages, adapter=adapter or self._adapter)
+
     def stream(
         self, messages: Sequence[Message], *, options: GenerateOptions, cancel: threading.Event | None = None
     ) -> Iterator[Piece]:
@@ -95,25 +102,47 @@ class Voice:
 
 
 def key_of(name: str) -> str:
-    """An adapter's name as the model knows it: no dots, which the layers' names are divided by."""
-    return re.sub(r"[^\w-]+", "_", name)
+    """An adapter's name as the model knows it: no dots, which the layers' names are divided by, and no word of torch's own."""
+    clean = re.sub(r"[^\w-]+", "_", name)
+    return clean + "_" if clean in _taken() else clean
+
+
+@lru_cache(maxsize=1)
+def _taken() -> frozenset[str]:
+    """What torch's modules call themselves: an adapter named "train" would be refused."""
+    from torch.nn import ModuleDict
+
+    return frozenset(dir(ModuleDict()))
 
 
 def take(wanted: GeneratorSettings, folder: Path, *, adapters: Mapping[str, Path]) -> Held:
     """The model with at least these adapters; what was held before is closed unless it will do.
 
+    It will not do when an adapter was trained again, or the model converted again, into the same folder.
+
     Raises ModelError: not converted, does not fit, adapter of another base.
     """
     config = (wanted.quantise, wanted.dtype, wanted.device, wanted.context_tokens, wanted.template)
     with _lock:
+        written = {place: _written(place) for place in (folder, *adapters.values())}
         same = bool(_held) and (_held[0].folder, _held[0].config) == (folder, config)
-        if same and adapters.items() <= _held[0].adapters.items():
+        if (
+            same
+            and adapters.items() <= _held[0].adapters.items()
+            and written.items() <= _held[0].written.items()
+        ):
             return _held[0]
         _let_go()
         from ui.speakers import open_model
 
-        _held.append(Held(folder, config, dict(adapters), open_model(folder, adapters, wanted)))
+        generator = open_model(folder, adapters, wanted)
+        _held.append(Held(folder, config, dict(adapters), generator, written))
         return _held[0]
+
+
+def _written(folder: Path) -> int:
+    """When the newest of its weights was written, in nanoseconds; 0 if it has none."""
+    return max((file.stat().st_mtime_ns for file in folder.glob("*.safetensors")), default=0)
 
 
 def held() -> Held | None:

@@ -230,8 +230,8 @@ def open_model(
 
 def _slower(name: str) -> tuple[str, str]:
     return (
-        f"适配器 {name} 不是普通 LoRA（DoRA、偏置或嵌入层），改用 transformers 逐条生成，较慢。合并后可用快速引擎："
+        f"适配器 {name} 不是普通 LoRA（DoRA、偏置或嵌入层），改用 transformers 逐条生成，较慢。DoRA 合并后可用快速引擎："
         "zhiwen models export --adapter，再 zhiwen models convert。",
         f"The adapter {name} is not plain LoRA (DoRA, biases or the embedding): transformers writes the answers, one after "
-        "the other, which is slower. Merged, the engine takes it: zhiwen models export --adapter, then zhiwen models convert.",
+        "the other, which is slower. DoRA can be merged for the engine: zhiwen models export --adapter, then zhiwen models convert.",
     )

@@ -110,8 +110,12 @@ def _source(example: Example) -> Source:
     return example.source
 
 
+_MARKS = re.compile(r"[\s，。！？、；：!?;]+|(?<!\d)[,.:]|[,.:](?!\d)")
+"""Blanks and punctuation, not the point within a number: 1.5 is not 15."""
+
+
 def _normal(text: str) -> str:
-    return re.sub(r"[\s，。！？、；：,.!?;:]+", "", text).lower()
+    return _MARKS.sub("", text).lower()
 
 
 def _digest(*texts: str) -> bytes:

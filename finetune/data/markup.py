@@ -75,8 +75,8 @@ def read_medical_line(line: str) -> tuple[str, str]:
     cut = _separator(line)
     if cut < 0:
         raise Unusable(
-            "there is no comma between the question and the answer (简短问题? 详细描述,回答)",
-            "问题与回答之间没有逗号（应为：简短问题? 详细描述,回答）",
+            "there is no ',' between the question and the answer (简短问题? 详细描述,回答)",
+            "问题与回答之间没有半角逗号“,”（应为：简短问题? 详细描述,回答）",
         )
     asked, answer = line[:cut].strip(), line[cut + 1 :].strip()
     if not asked or not answer:

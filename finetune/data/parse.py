@@ -116,16 +116,15 @@ def _history(row: dict[str, Any], columns: Columns) -> list[Turn]:
 
 
 def _pair(row: dict[str, Any], columns: Columns) -> tuple[str, str]:
-    if columns.chosen in row and columns.rejected in row:
-        chosen, rejected = (_message_text(row[c], c) for c in (columns.chosen, columns.rejected))
+    names = columns.chosen or "chosen", columns.rejected or "rejected"
+    if all(name in row for name in names):
+        chosen, rejected = (_message_text(row[name], name) for name in names)
     else:
         answers = row.get(columns.response)
         if not isinstance(answers, list) or len(answers) != 2:
             raise Unusable(
-                f"a preference needs {columns.chosen or 'chosen'!r} and {columns.rejected or 'rejected'!r}, "
-                f"or two answers in {columns.response!r}",
-                f"偏好数据需要 {columns.chosen or 'chosen'!r} 与 {columns.rejected or 'rejected'!r}，"
-                f"或在 {columns.response!r} 里有两个回答",
+                f"a preference needs {names[0]!r} and {names[1]!r}, or two answers in {columns.response!r}",
+                f"偏好数据需要 {names[0]!r} 与 {names[1]!r}，或在 {columns.response!r} 里有两个回答",
             )
         chosen, rejected = (plain(a, columns.response) for a in answers)
     if not chosen.strip() or not rejected.strip():

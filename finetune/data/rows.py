@@ -77,7 +77,7 @@ def _jsonl(path: Path, text: str) -> Iterator[tuple[Source, Row] | BadLine]:
             end = text.find("\n", start)
             end = length if end < 0 else end
         else:
-            yield source, row
+            yield _whole(source, row, text[start:end])
         line += text.count("\n", start, end)
         position = end
 
@@ -104,11 +104,26 @@ def _json_array(path: Path, text: str) -> Iterator[tuple[Source, Row] | BadLine]
             return
         if isinstance(row, list) and row and all(isinstance(item, dict) for item in row):
             for item in row:
-                yield Source(path, line), item
+                yield _whole(Source(path, line), item, text[start:end])
         else:
-            yield Source(path, line), row
+            yield _whole(Source(path, line), row, text[start:end])
         line += text.count("\n", start, end)
         position = end
+
+
+def _whole(source: Source, row: Row, written: str) -> tuple[Source, Row] | BadLine:
+    """The row, unless it holds half a character: an emoji of which a cut left "\\ud83d" is no text in any encoding."""
+    if "\\ud" in written or "\\uD" in written:
+        try:
+            json.dumps(row, ensure_ascii=False).encode()
+        except UnicodeEncodeError as error:
+            half = f"\\u{ord(error.object[error.start]):04x}"
+            return BadLine(
+                source,
+                f"it holds half a character ({half}): an emoji was cut in two",
+                f"含有半个字符（{half}）：一个表情符号被截断了",
+            )
+    return source, row
 
 
 def _skip_blank(text: str, position: int, extra: str = "") -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 from typing import TYPE_CHECKING
 
+from finetune.attention import new_cards
 from finetune.config import RunConfig
 from finetune.kernels.plate import UNIT, up
 from finetune.methods import quantise_of, resolve_targets
@@ -39,6 +40,11 @@ def why_not(config: RunConfig, *, device: str, dtype: ComputeDtype) -> tuple[str
         (train.compile == "on", "已指定 --compile on", "--compile on was asked for"),
         (cuda and dtype != "bfloat16", "需要 bf16", "they need bf16"),
         (dtype == "float16", "需要 bf16", "they need bf16"),
+        (
+            cuda and not new_cards(),
+            "需要 Ampere（计算能力 8.0）或更新的显卡",
+            "they need cards of compute capability 8 or more",
+        ),
         (not cuda and train.kernels == "auto", "只在 GPU 上更快", "they are faster on a GPU only"),
         (
             cuda and importlib.util.find_spec("triton") is None,

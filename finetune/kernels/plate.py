@@ -47,6 +47,19 @@ class Part:
         return 0 if self.first is None else int(self.first.shape[0])
 
 
+def _in_force(module: Any) -> str:
+    """The adapter that a layer answers with; "" for none: an adapter need not have this layer among its targets.
+
+    Raises ValueError for DoRA, which is more than two products.
+    """
+    name = next(iter(module.active_adapters), "") if hasattr(module, "lora_A") else ""
+    if name not in getattr(module, "lora_A", ()):
+        return ""
+    if name in module.lora_magnitude_vector:
+        raise ValueError("DoRA cannot be fused.")
+    return str(name)
+
+
 class Plate:
     """Linear layers with one input. `modules`: PEFT's LoRA layers, or plain ones."""
 
@@ -57,8 +70,8 @@ class Plate:
         for module in modules:
             base = module.base_layer if hasattr(module, "base_layer") else module
             first = second = None
-            if hasattr(module, "lora_A") and module.active_adapters:
-                name = module.active_adapters[0]
+            name = _in_force(module)
+            if name:
                 first, second = module.lora_A[name].weight, module.lora_B[name].weight
                 scales.add(float(module.scaling[name]))
             parts.append(Part(base, first, second, row, column))

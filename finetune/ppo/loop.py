@@ -89,7 +89,8 @@ class Loop:
     ) -> None:
         self.folder, self.config, self.prompts, self.policy = folder, config, prompts, policy
         self.reward, self.sampler, self.total, self.log = reward, sampler, total, log
-        self.optimizer = Optimizer(policy.trainable(), config=config)
+        words = config.ppo.ppo_max_new_tokens * config.examples_per_step / config.ppo.ppo_mini_batches
+        self.optimizer = Optimizer(policy.trainable(), config=config, weight=words)
         self.progress = Progress(KlCost(config.ppo.ppo_kl_coef))
         self.spent = {"generate": 0.0, "score": 0.0, "learn": 0.0}
         self.last: Scored | None = None

@@ -54,9 +54,9 @@ class Policy:
     def role(self, name: str) -> Trainee:
         """The model in a role, by the name of its adapter; with fused layers of its own where the layout has them.
 
-        Without them, use it inside `switched`.
+        Without them (a reward adapter with DoRA cannot be fused), use it inside `switched`.
         """
-        if not self.layout.kernels:
+        if not self.layout.kernels or getattr(self.trainee.model.peft_config[name], "use_dora", False):
             return self.trainee
         if name not in self._roles:
             with switched(self.trainee, name):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -85,8 +86,13 @@ def engine_takes(folder: Path) -> bool:
     config = read_json(folder / "adapter_config.json")
     targets = config.get("target_modules") or []
     outer = {"lm_head", "embed_tokens"} & set(targets if isinstance(targets, list) else [])
-    more = config.get("use_dora") or config.get("modules_to_save") or config.get("bias", "none") != "none"
-    return not (outer or more)
+    more = ("use_dora", "modules_to_save", "lora_bias", "trainable_token_indices")
+    return not (outer or any(config.get(key) for key in more) or config.get("bias", "none") != "none")
+
+
+def tunes_biases(folder: Path) -> bool:
+    """Whether loading it changes the base's own biases: switched off, its base is not as it was (a limit of PEFT)."""
+    return str(read_json(folder / "adapter_config.json").get("bias", "none")) != "none"
 
 
 def check_base(adapter: AdapterInfo, *, base: Path) -> None:
@@ -151,7 +157,10 @@ def check_lora_keys(peft: Any, name: str, adapter: AdapterInfo) -> None:
     # DoRA's magnitudes are stored without the ".weight" that they have in the model
     stored = {key + ".weight" if key.endswith("magnitude_vector") else key for key in stored}
     own = dict(peft.named_parameters())
-    placed = {key.replace(f".{name}.", ".") for key in own if f".{name}." in key and ".lora_" in key}
+    mine = re.compile(
+        rf"(\.lora_\w+)\.{re.escape(name)}(?=\.|$)"
+    )  # a layer may have the adapter's name: 1, mlp
+    placed = {mine.sub(r"\1", key) for key in own if mine.search(key)}
     if not stored or stored != placed:
         raise ModelError(
             f"The adapter {name!r} does not fit this base model: {len(stored)} tensors in the file, "
@@ -159,7 +168,8 @@ def check_lora_keys(peft: Any, name: str, adapter: AdapterInfo) -> None:
             zh=f"适配器 {name!r} 与这个基座模型不匹配：文件里 {len(stored)} 个张量，模型里 {len(placed)} 个位置，"
             f"相符 {len(stored & placed)} 个。",
         )
-    if not any(bool(own[key].any()) for key in own if f".lora_B.{name}." in key):
+    second = re.compile(rf"\.lora_(embedding_)?B\.{re.escape(name)}(\.|$)")
+    if not any(bool(own[key].any()) for key in own if second.search(key)):
         raise ModelError(
             f"The adapter {name!r} does nothing: every lora_B is zero. It was saved before it learned anything.",
             zh=f"适配器 {name!r} 不起作用：所有 lora_B 都是零，它在学到东西之前就被保存了。",

@@ -72,8 +72,10 @@ def convert(
     kind = dtype or source_dtype(source)
     pieces = None if without_tokenizer else read_pieces(tokenizer or source / "tokenizer.model")
     check_vocabulary(pieces, shape=shape)
-    need_space(target.parent, needed=shape.parameters * (4 if kind == "float32" else 2) + 50_000_000)
-    with new_folder(target, overwrite=overwrite) as work:
+    need_space(
+        target.resolve().parent, needed=shape.parameters * (4 if kind == "float32" else 2) + 50_000_000
+    )
+    with new_folder(target, overwrite=overwrite, source=source) as work:
         written = _write_weights(checkpoint, shape, kind, work, shard_bytes, progress)
         ends = pieces.specials.ends if pieces is not None and shape.family == "chatglm3" else (2,)
         write_json(work / "config.json", native_config(shape, dtype=kind, ends=ends))

@@ -6,6 +6,7 @@ An adapter is merged on the way, in fp32, tensor by tensor: nothing but one laye
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -36,8 +37,8 @@ def export(
     dtype = str(read_json(folder / "config.json").get("dtype", "float16"))
     merge = LoraMerge(adapter, base=folder) if adapter is not None else None
     width = 4 if dtype == "float32" else 2
-    need_space(target.parent, needed=shape.parameters * width + 50_000_000)
-    with new_folder(target, overwrite=overwrite) as work:
+    need_space(target.resolve().parent, needed=shape.parameters * width + 50_000_000)
+    with new_folder(target, overwrite=overwrite, source=folder) as work:
         _write(reader, shape, dtype, work, shard_bytes, merge, progress)
         write_json(work / "config.json", official_config(shape, dtype=dtype))
         name = official_config(shape, dtype=dtype)["_name_or_path"]
@@ -95,8 +96,12 @@ def _write(
     write_json(work / "model.safetensors.index.json", index)
 
 
+_MERGED = re.compile(r"\.lora_([AB]\.weight|magnitude_vector)$")
+"""Tensors of an adapter that can be merged."""
+
+
 class LoraMerge:
-    """A LoRA adapter that is added to the weights one tensor at a time."""
+    """A LoRA or DoRA adapter that is added to the weights one tensor at a time."""
 
     def __init__(self, adapter: Path, *, base: Path) -> None:
         from safetensors.torch import load_file
@@ -109,9 +114,7 @@ class LoraMerge:
             )
         check_base(info, base=base)
         config: dict[str, Any] = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))
-        odd = [
-            key for key in ("use_dora", "rank_pattern", "alpha_pattern", "modules_to_save") if config.get(key)
-        ]
+        odd = [key for key in ("rank_pattern", "alpha_pattern", "modules_to_save") if config.get(key)]
         if odd or config.get("bias", "none") != "none":
             raise ModelError(
                 f"{adapter} uses {', '.join(odd) or 'bias'}, which is not merged here.",
@@ -120,16 +123,38 @@ class LoraMerge:
         rank, alpha = int(config["r"]), float(config["lora_alpha"])
         self._scale = alpha / rank**0.5 if config.get("use_rslora") else alpha / rank
         self._state = load_file(adapter / "adapter_model.safetensors")
-        stems = {key.split(".lora_")[0] for key in self._state if ".lora_" in key}
-        self._left = stems
+        self._adapter = adapter
+        other = sorted(key for key in self._state if not _MERGED.search(key))
+        if other:
+            raise ModelError(
+                f"{adapter} holds {other[0]} ({len(other)} such), which is not merged here.",
+                zh=f"{adapter} 含有 {other[0]} 等 {len(other)} 个张量，这里不支持合并。",
+            )
+        self._stems = {key.split(".lora_")[0] for key in self._state if ".lora_" in key}
+        here = {
+            "base_model.model." + n.removesuffix(".weight") for n in names.native_shapes(read_native(base))
+        }
+        if strange := self._stems - here:
+            raise ModelError(
+                f"{adapter} belongs to another base: {len(strange)} of its layers are not here, first {min(strange)}.",
+                zh=f"{adapter} 属于另一个基座：有 {len(strange)} 层这里没有，第一个是 {min(strange)}。",
+            )
 
     def merged(self, name: str, tensor: torch.Tensor) -> torch.Tensor:
         """The weight with what the adapter adds to it, in the weight's dtype."""
         stem = "base_model.model." + name.removesuffix(".weight")
-        if not name.endswith(".weight") or stem not in self._left:
+        if not name.endswith(".weight") or stem not in self._stems:
             return tensor
-        down, up = self._state[f"{stem}.lora_A.weight"], self._state[f"{stem}.lora_B.weight"]
+        down, up = self._state.get(f"{stem}.lora_A.weight"), self._state.get(f"{stem}.lora_B.weight")
+        if down is None or up is None:
+            raise ModelError(
+                f"{self._adapter} is broken: it has half of what it changes in {name}.",
+                zh=f"{self._adapter} 已损坏：对 {name} 的改动只有一半。",
+            )
         if up.shape[0] != tensor.shape[0] or down.shape[1] != tensor.shape[1]:
             raise ModelError(f"The adapter does not fit {name}.", zh=f"适配器与 {name} 的形状不符。")
         whole: torch.Tensor = tensor.float() + self._scale * (up.float() @ down.float())
+        magnitude = self._state.get(f"{stem}.lora_magnitude_vector")
+        if magnitude is not None:  # DoRA: the length of every row is learned apart
+            whole *= (magnitude.float() / whole.norm(dim=1))[:, None]
         return whole.to(tensor.dtype)

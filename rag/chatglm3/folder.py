@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import glob
 import hashlib
 import json
 import os
@@ -17,19 +18,26 @@ PROVENANCE = "provenance.json"
 
 
 @contextlib.contextmanager
-def new_folder(target: Path, *, overwrite: bool = False) -> Iterator[Path]:
+def new_folder(target: Path, *, overwrite: bool = False, source: Path | None = None) -> Iterator[Path]:
     """A working folder beside `target` that becomes `target` when the block ends well, and vanishes when it fails.
 
     Left-overs of a process that was killed (same name, dead process) are removed first. Raises ModelError if
-    `target` exists and holds something, unless `overwrite`.
+    `target` exists and holds something, unless `overwrite`. A symbolic link stays: the folder it points to is replaced.
+    `source` is what the folder is made from: raises ModelError if it would be replaced with `target`.
     """
+    target = target.resolve() if target.is_symlink() else target
+    if source is not None and source.resolve().is_relative_to(target.resolve()):
+        raise ModelError(
+            f"{target} holds {source}, which would be replaced with it. Give another folder.",
+            zh=f"{target} 里有源文件夹 {source}，会被一起替换。请换一个目标文件夹。",
+        )
     if target.exists() and not overwrite and (not target.is_dir() or any(target.iterdir())):
         raise ModelError(
             f"{target} exists already. Give another folder, or add --overwrite.",
             zh=f"{target} 已经存在。请换一个文件夹，或加上 --overwrite。",
         )
     target.parent.mkdir(parents=True, exist_ok=True)
-    for old in target.parent.glob(f".{target.name}.*.partial"):
+    for old in target.parent.glob(f".{glob.escape(target.name)}.*.partial"):
         if not _alive(old.name.split(".")[-2]):
             shutil.rmtree(old, ignore_errors=True)
     work = target.parent / f".{target.name}.{os.getpid()}.partial"
@@ -49,7 +57,10 @@ def _replace(work: Path, target: Path) -> None:
     aside = target.parent / f".{target.name}.{os.getpid()}.old"
     target.rename(aside)
     work.rename(target)
-    shutil.rmtree(aside)
+    if aside.is_dir():
+        shutil.rmtree(aside)
+    else:
+        aside.unlink()
 
 
 def _alive(process: str) -> bool:

@@ -41,7 +41,7 @@ def import_adapter(source: Path, *, target: Path, base: Path, overwrite: bool = 
     prefix = {
         key.split("prefix_encoder.")[1]: value for key, value in state.items() if "prefix_encoder." in key
     }
-    with new_folder(target, overwrite=overwrite) as work:
+    with new_folder(target, overwrite=overwrite, source=source) as work:
         if prefix:
             config, tensors = prefix_adapter(prefix, shape=shape)
         else:
@@ -89,8 +89,12 @@ def lora_adapter(
             start += count if found[3] == "B" else 0
             stem = f"base_model.model.{layer}{inner}{module}.lora_{found[3]}.weight"
             tensors[stem] = part.contiguous().clone()
-    if old.get("bias", "none") != "none" or old.get("modules_to_save") or old.get("use_dora"):
-        raise ModelError("Only plain LoRA can be imported.", zh="只能导入普通 LoRA（无偏置、无 DoRA）。")
+    odd = ("modules_to_save", "use_dora", "rank_pattern", "alpha_pattern")
+    if old.get("bias", "none") != "none" or any(old.get(key) for key in odd):
+        raise ModelError(
+            "Only plain LoRA can be imported: no biases, no DoRA, one rank and alpha for all layers.",
+            zh="只能导入普通 LoRA（无偏置、无 DoRA，各层的 rank 和 alpha 相同）。",
+        )
     config = {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",

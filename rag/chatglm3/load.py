@@ -6,6 +6,7 @@ loaded = load(Path("models/chatglm3-6b"), adapters={"zhouyi": Path("runs/zhouyi"
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -112,7 +113,8 @@ def choose_device(wanted: str) -> str:
     if wanted in ("", "auto"):
         return "cuda:0" if torch.cuda.is_available() else "cpu"
     if wanted != "cpu":
-        index = torch.device(wanted).index or 0 if wanted.startswith("cuda") else -1
+        named = re.fullmatch(r"cuda(?::(\d{1,3}))?", wanted)
+        index = int(named[1] or 0) if named else -1
         if index < 0 or not torch.cuda.is_available() or index >= torch.cuda.device_count():
             raise ModelError(
                 f"There is no device {wanted!r} on this machine ({torch.cuda.device_count()} CUDA GPUs). Use cpu.",

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from kb.errors import ModelError
 from rag.chatglm3.shape import GlmShape
+
+if TYPE_CHECKING:
+    import torch
 
 Quantise = Literal["none", "int8", "nf4"]
 ComputeDtype = Literal["bfloat16", "float16", "float32"]
@@ -70,6 +74,16 @@ def free_bytes(device: str) -> int:
     import torch
 
     return int(torch.cuda.mem_get_info(torch.device(device))[0])
+
+
+def on_device(device: torch.device) -> AbstractContextManager[Any]:
+    """Inside, `device` is this thread's current GPU: Triton, streams and events go by that, not by where tensors lie."""
+    if device.type != "cuda":
+        return nullcontext()
+    import torch
+
+    chosen: AbstractContextManager[Any] = torch.cuda.device(device)
+    return chosen
 
 
 def plan_memory(

@@ -139,7 +139,9 @@ def _fetch(
                 raise unreachable(file.url, error) from error
             fetched += max(0, present(part) - before)
             continue
-        fetched += max(0, present(part) - before)
+        if not part.is_file():  # longer than the hub's file: begin again
+            continue
+        fetched += max(0, part.stat().st_size - before)
         if _right(part, file):
             part.replace(path)
             return fetched

@@ -198,6 +198,7 @@ def native_config(shape: GlmShape, *, dtype: str, ends: Sequence[int] = (EOS,)) 
             "rope_theta": shape.rope_theta,
             "partial_rotary_factor": 0.5,
         },
+        "rope_theta": shape.rope_theta,  # the same for transformers 4, which knows no rope_parameters
         "tie_word_embeddings": False,
         "use_cache": True,
         "vocab_size": shape.vocabulary,

@@ -18,9 +18,11 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from kb.errors import GenerationError, ModelError
+from rag.chatglm3.adapters import tunes_biases
 from rag.chatglm3.engine.request import Request, Ticket
 from rag.chatglm3.engine.sampling import Row, choose
 from rag.chatglm3.engine.writing import Writing
+from rag.chatglm3.memory import on_device
 from rag.models import LoadedOther
 from rag.templates.choice import check_templates
 from rag.types import GenerateOptions, Message, Piece
@@ -52,6 +54,9 @@ class LocalGenerator:
         check_templates(loaded.chat, loaded.adapters.values())
         self.loaded, self.chat, self.note = loaded, loaded.chat, note
         self.adapter = adapter or loaded.merged
+        self._tuned = {n for n, info in loaded.adapters.items() if tunes_biases(info.folder)} - {
+            loaded.merged
+        }
         self.context = min(context or loaded.shape.context, loaded.shape.context)
         self._turn, self._closed = threading.Lock(), threading.Event()
 
@@ -89,6 +94,11 @@ class LocalGenerator:
             raise GenerationError(
                 f"There is no adapter {adapter!r} loaded. Loaded: {known}.",
                 zh=f"没有加载名为 {adapter!r} 的适配器。已加载：{known}。",
+            )
+        if spoilt := self._tuned - {adapter}:
+            raise GenerationError(
+                f"The adapter {min(spoilt)!r} changed the base's own biases when it was loaded: only it can answer now.",
+                zh=f"适配器 {min(spoilt)!r} 加载时改动了基座自身的偏置，现在只能由它回答。",
             )
         ids = self.prompt_ids(messages, adapter=adapter)
         room = self.context - len(ids)
@@ -134,7 +144,7 @@ class LocalGenerator:
             pen = _Pen(request, self._closed)
             if pen.stopped():
                 return
-            with torch.inference_mode(), self._speaking(adapter):
+            with on_device(self.loaded.device), torch.inference_mode(), self._speaking(adapter):
                 self._generate(request, pen)
             if not pen.done:
                 request.out.put(request.writing.end("length"))

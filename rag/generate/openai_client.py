@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 _RETRIED = frozenset({408, 429, 500, 502, 503, 504})
 _LONGEST_LINE = 1_000_000
 _LONGEST_ERROR = 65_536
+_HERE = ("127.0.0.1", "localhost", "::1")
 _LOOK = 0.05
 """Seconds between two looks at `cancel` while the server is silent."""
 
@@ -155,7 +156,10 @@ class OpenAIGenerator:
 
         headers = {"Authorization": f"Bearer {self.config.key}"} if self.config.key else {}
         timeout = httpx.Timeout(self.config.timeout, connect=self.config.connect_timeout)
-        return httpx.Client(headers=headers, timeout=timeout, follow_redirects=False)
+        away = (
+            urlsplit(self.config.base_url).hostname not in _HERE
+        )  # a proxy of the environment is for elsewhere
+        return httpx.Client(headers=headers, timeout=timeout, follow_redirects=False, trust_env=away)
 
     def _body(self, messages: Sequence[Message], options: GenerateOptions) -> dict[str, Any]:
         """The request; settings that only some servers know are left out unless they were changed."""
@@ -241,20 +245,28 @@ class OpenAIGenerator:
 
 def _data(response: httpx.Response, ended: Any) -> Iterator[str]:
     """The JSON of each `data:` line until [DONE]."""
-    for line in response.iter_lines():
+    for line in _split(response):
         if ended():
             return
-        if len(line) > _LONGEST_LINE:
-            raise GenerationError(
-                f"The server sent a line of {len(line)} characters.",
-                zh=f"服务返回了过长的一行（{len(line)} 个字符）。",
-            )
         if line.startswith("data:"):
             data = line.removeprefix("data:").strip()
             if data == "[DONE]":
                 return
             if data:
                 yield data
+
+
+def _split(response: httpx.Response) -> Iterator[str]:
+    """Lines of an event stream. They end with a line feed only: U+2028 or U+0085 may stand inside an answer."""
+    rest = b""
+    for piece in response.iter_bytes():
+        *lines, rest = (rest + piece).split(b"\n")
+        if (longest := max(map(len, [*lines, rest]))) > _LONGEST_LINE:
+            raise GenerationError(
+                f"The server sent a line of {longest} bytes.", zh=f"服务返回了过长的一行（{longest} 字节）。"
+            )
+        yield from (line.decode("utf-8", "replace").removesuffix("\r") for line in lines)
+    yield rest.decode("utf-8", "replace")
 
 
 def _bounded(response: httpx.Response) -> str:
@@ -299,7 +311,9 @@ def _delta(line: str, url: str) -> tuple[str, FinishReason | None, int]:
             f"{url} sent something that is no JSON: {line[:80]!r}.",
             zh=f"{url} 返回的内容不是 JSON：{line[:80]!r}。",
         ) from error
-    if "error" in data:
+    if not isinstance(data, dict):
+        data = {"error": f"{line[:80]!r}"}
+    if data.get("error"):  # some send "error": null with every piece
         said = data["error"].get("message", "") if isinstance(data["error"], dict) else data["error"]
         raise GenerationError(f"{url} stopped with an error: {said}", zh=f"{url} 中途出错：{said}")
     usage = data.get("usage") or {}
@@ -307,7 +321,7 @@ def _delta(line: str, url: str) -> tuple[str, FinishReason | None, int]:
     choice = (data.get("choices") or [{}])[0]
     text = (choice.get("delta") or {}).get("content") or ""
     reason = choice.get("finish_reason")
-    if reason is None:
+    if not reason:  # null, or empty as some send it
         return text, None, used
     finish: FinishReason = reason if reason in ("length", "loop", "stopped") else "stop"
     return text, finish, used

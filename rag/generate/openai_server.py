@@ -10,9 +10,9 @@ import json
 import secrets
 import threading
 import time
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from collections.abc import Generator as Generated
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from kb.errors import ZhiwenError
 from rag.generate.openai_request import BadRequest, ChatRequest, read_request
@@ -25,6 +25,15 @@ if TYPE_CHECKING:
 
 LARGEST_BODY = 2_000_000
 """Bytes of a request."""
+
+
+@runtime_checkable
+class WritesPrompts(Protocol):
+    """A generator on this machine: it knows the ids that a model reads."""
+
+    def prompt_ids(self, messages: Sequence[Message], *, adapter: str = "") -> list[int]: ...
+
+
 _FINISH = {"stop": "stop", "length": "length", "stopped": "stop", "loop": "stop"}
 
 
@@ -102,7 +111,7 @@ class _Api:
         if not self._slots.acquire(blocking=False):
             return _error(503, "too many answers are being written", "busy", headers={"Retry-After": "1"})
         if wanted.stream:
-            return self._streamed(self._events(wanted, generator))
+            return self._streamed(wanted, generator)
         return await self._whole(request, wanted, generator)
 
     def _locked(self, request: Request) -> Response | None:
@@ -117,7 +126,7 @@ class _Api:
         if generator is None:
             names = ", ".join(self._models)
             raise BadRequest(f"no model {wanted.model!r}; there are: {names}", "model_not_found", 404)
-        size = _prompt_tokens(generator, wanted.messages)
+        size = _prompt_tokens(generator, wanted)
         if size >= generator.context_tokens:
             raise BadRequest(
                 f"the prompt has {size} tokens; the maximum context length is {generator.context_tokens}",
@@ -125,20 +134,29 @@ class _Api:
             )
         return generator
 
-    def _streamed(self, events: AsyncIterator[str]) -> Response:
-        """The response that gives its slot back however it ends, even before the first event."""
+    def _streamed(self, wanted: ChatRequest, generator: Generator) -> Response:
+        """The response that gives its slot back however it ends, even before the first event.
+
+        A client that goes away ends the writing at once, also while its request waits for its turn.
+        """
         from starlette.responses import StreamingResponse
 
-        release = self._slots.release
+        release, cancel = self._slots.release, threading.Event()
 
         class Stream(StreamingResponse):
             async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+                async def watched() -> Any:
+                    message = await receive()
+                    if message["type"] == "http.disconnect":
+                        cancel.set()
+                    return message
+
                 try:
-                    await super().__call__(scope, receive, send)
+                    await super().__call__(scope, watched, send)
                 finally:
                     release()
 
-        return Stream(events, media_type="text/event-stream")
+        return Stream(self._events(wanted, generator, cancel), media_type="text/event-stream")
 
     async def _whole(self, request: Request, wanted: ChatRequest, generator: Generator) -> Response:
         """The whole answer; a client that goes away ends the writing."""
@@ -180,11 +198,12 @@ class _Api:
         usage = _usage(generator, wanted, pieces[-1].tokens if pieces else 0)
         return JSONResponse(_frame(wanted, "chat.completion") | {"choices": [choice], "usage": usage})
 
-    async def _events(self, wanted: ChatRequest, generator: Generator) -> AsyncIterator[str]:
+    async def _events(
+        self, wanted: ChatRequest, generator: Generator, cancel: threading.Event
+    ) -> AsyncIterator[str]:
         """Server-sent events; when the client goes away, the writing ends within one token."""
         import anyio
 
-        cancel = threading.Event()
         frame = _frame(wanted, "chat.completion.chunk")
         pieces = generator.stream(wanted.messages, options=wanted.options, cancel=cancel)
         tokens = 0
@@ -226,12 +245,18 @@ async def _body(request: Request) -> bytes:
     return body
 
 
-def _prompt_tokens(generator: Generator, messages: tuple[Message, ...]) -> int:
-    return sum(generator.count_tokens(message.content) + 2 for message in messages)
+def _prompt_tokens(generator: Generator, wanted: ChatRequest) -> int:
+    """Exactly where the generator builds its prompts itself, else an estimate. Raises BadRequest for no prompt."""
+    if not isinstance(generator, WritesPrompts):
+        return sum(generator.count_tokens(message.content) + 2 for message in wanted.messages)
+    try:
+        return len(generator.prompt_ids(wanted.messages, adapter=wanted.options.adapter))
+    except ZhiwenError as error:
+        raise BadRequest(error.message) from error
 
 
 def _usage(generator: Generator, wanted: ChatRequest, tokens: int) -> dict[str, int]:
-    prompt = _prompt_tokens(generator, wanted.messages)
+    prompt = _prompt_tokens(generator, wanted)
     return {"prompt_tokens": prompt, "completion_tokens": tokens, "total_tokens": prompt + tokens}
 
 

@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import argparse
 import json
+import tempfile
 from collections import Counter
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from ui import data_made
+from ui import arguments, data_made
 from ui.cli import in_language
 from ui.text import pick
+
+if TYPE_CHECKING:
+    from finetune.data.types import Example
 
 EXAMPLE = "zhiwen data check zhouyi --folder data"
 
@@ -36,10 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         sub.add_argument(
             "--max-samples", type=int, default=0, help=pick("每个数据集最多取多少", "at most, of each set")
         )
-    checking.add_argument("--eval", default="", help=pick("评测集：查重叠", "evaluation set, to find leaks"))
-    checking.add_argument(
-        "--limit", type=int, default=20, help=pick("每类最多显示几条", "findings shown of each kind")
-    )
+    _add_check(checking)
     converting.add_argument(
         "--to", required=True, help=pick("目标格式，见 formats", "target format, see formats")
     )
@@ -73,6 +77,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         sub.add_argument("--json", action="store_true", help=pick("输出 JSON", "print JSON"))
         sub.formatter_class = argparse.RawDescriptionHelpFormatter
         sub.epilog = pick(f"例：\n  {EXAMPLE}", f"example:\n  {EXAMPLE}")
+
+
+def _add_check(checking: argparse.ArgumentParser) -> None:
+    """What `check` looks at besides."""
+    checking.add_argument("--eval", default="", help=pick("评测集：查重叠", "evaluation set, to find leaks"))
+    data_made.add_model(checking)
+    checking.add_argument(
+        "--cutoff-len",
+        type=arguments.positive,
+        default=0,
+        help=pick(
+            "查超长：最多多少 token（需要 --model）", "find those of more tokens than this (with --model)"
+        ),
+    )
+    arguments.add_template(checking)
+    arguments.add_home(checking)
+    checking.add_argument(
+        "--limit", type=int, default=20, help=pick("每类最多显示几条", "findings shown of each kind")
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -110,10 +133,22 @@ def _list(args: argparse.Namespace) -> int:
 def _check(args: argparse.Namespace) -> int:
     from finetune.data.check import EXPLAIN, check
     from finetune.data.load import load_sets
+    from finetune.encode_judged import length_of
 
     loaded = load_sets(args.dataset, folder=args.folder, limit=args.max_samples, strict=args.strict)
     held = load_sets(args.eval, folder=args.folder).examples if args.eval else ()
-    report = check(loaded.examples, bad=loaded.bad, evaluation=held)
+    with tempfile.TemporaryDirectory() as scratch:
+        count: Callable[[Example], int] | None = None
+        if args.cutoff_len or args.model:
+            tokenizer = data_made.tokenizer_of(args, Path(scratch), loaded.examples)
+            count = partial(length_of, tokenizer=tokenizer)
+        report = check(
+            loaded.examples,
+            bad=loaded.bad,
+            evaluation=held,
+            max_tokens=args.cutoff_len or 1024,
+            count_tokens=count,
+        )
     if args.json:
         findings = [
             {"kind": f.kind, "file": str(f.source.file), "line": f.source.line, "detail": f.detail}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -153,6 +154,11 @@ def size_of(folder: Path) -> int:
     return sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())
 
 
+def typed(path: Path) -> str:
+    """A path as it must be typed: quoted if it holds blanks or brackets."""
+    return shlex.quote(str(path))
+
+
 def run_pull(args: argparse.Namespace) -> int:
     """Fetch, then say what comes next."""
     from rag.chatglm3.pull import PullConfig, pull
@@ -173,9 +179,12 @@ def run_pull(args: argparse.Namespace) -> int:
         )
     )
     if glm:
-        print(pick("下一步：", "next: ") + f"zhiwen models convert {target} {settings.models / name}")
+        print(
+            pick("下一步：", "next: ")
+            + f"zhiwen models convert {typed(target)} {typed(settings.models / name)}"
+        )
     else:
-        print(pick("下一步：", "next: ") + f"zhiwen settings set embedder.model {target}")
+        print(pick("下一步：", "next: ") + f"zhiwen settings set embedder.model {typed(target.absolute())}")
     return 0
 
 
@@ -200,10 +209,13 @@ def run_convert(args: argparse.Namespace) -> int:
             f"{report.folder}: {report.tensors} tensors, {count} parameters, {size:.2f} GB",
         )
     )
-    print(pick("核对：", "check:  ") + f"zhiwen models verify {args.target} --official {args.source}")
     print(
-        pick("使用：", "use:    ")
-        + f"zhiwen settings set generator.kind chatglm3 && zhiwen settings set generator.model {args.target}"
+        pick("核对：", "check:  ")
+        + f"zhiwen models verify {typed(args.target)} --official {typed(args.source)}"
+    )
+    print(
+        pick("使用：", "use:    ") + "zhiwen settings set generator.kind chatglm3 && "
+        f"zhiwen settings set generator.model {typed(args.target.absolute())}"
     )
     return 0
 
@@ -253,7 +265,7 @@ def run_import(args: argparse.Namespace) -> int:
 
     folder = import_adapter(args.source, target=args.target, base=args.base, overwrite=args.overwrite)
     print(pick(f"PEFT 适配器：{folder}", f"PEFT adapter: {folder}"))
-    print(pick("使用：", "use: ") + f"zhiwen settings set generator.adapter {folder}")
+    print(pick("使用：", "use: ") + f"zhiwen settings set generator.adapter {typed(folder.absolute())}")
     return 0
 
 

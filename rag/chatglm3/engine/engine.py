@@ -18,8 +18,7 @@ import random
 import threading
 from collections import deque
 from collections.abc import Sequence
-from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from kb.errors import GenerationError, ModelError
 from rag.chatglm3.engine.cache import Slot, common
@@ -29,6 +28,7 @@ from rag.chatglm3.engine.network import Network
 from rag.chatglm3.engine.request import Flight, Request, Ticket, together
 from rag.chatglm3.engine.sampling import Row, choose, send
 from rag.chatglm3.engine.writing import Writing
+from rag.chatglm3.memory import on_device
 from rag.types import GenerateOptions
 
 if TYPE_CHECKING:
@@ -95,10 +95,9 @@ class Engine:
         return self._queue([self._request(ids, options, None) for ids, options in prompts])
 
     def refresh(self) -> None:
-        """Answer with the adapters' weights as they stand in the model now, and forget what was read with the old ones.
+        """For training: answer with the adapters' weights as they stand in the model now, and forget what was read with others.
 
-        For training. Takes well under a millisecond a layer and reloads nothing. Raises GenerationError while requests run.
-        """
+        Raises GenerationError while requests run."""
         import torch
 
         with self._changed:
@@ -142,9 +141,7 @@ class Engine:
     def __enter__(self) -> Engine:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
     def _virtual(self, adapter: str) -> int:
@@ -162,28 +159,36 @@ class Engine:
     # -------------------------------------------------------------- the thread
 
     def _serve(self) -> None:
+        with on_device(
+            self.loaded.device
+        ):  # a thread begins at the first GPU, and events and kernels go by that
+            while self._wanted():
+                self._round()
+
+    def _wanted(self) -> bool:
+        """Wait for something to do; False when the engine is closed."""
+        with self._changed:
+            while not (self._closed or self._waiting or self._active):
+                self._changed.wait()
+            if self._closed:
+                self._end_all()
+                return False
+            self._leave_cancelled()
+            return True
+
+    def _round(self) -> None:
         import torch
 
-        while True:
-            with self._changed:
-                while not (self._closed or self._waiting or self._active):
-                    self._changed.wait()
-                if self._closed:
-                    self._end_all()
-                    return
-                self._leave_cancelled()
-            try:
-                with torch.inference_mode():
-                    self._join()
-                    self._step()
-            except torch.OutOfMemoryError as error:
-                torch.cuda.empty_cache()
-                self._fail(
-                    f"out of GPU memory: {str(error).splitlines()[0]}",
-                    "显存不足，请减少同时提问的人数或缩短上下文",
-                )
-            except Exception as error:  # noqa: BLE001 - whoever asked gets it; the others go on being served
-                self._fail(f"{type(error).__name__}: {error}", f"{type(error).__name__}：{error}")
+        try:
+            with torch.inference_mode():
+                self._join()
+                self._step()
+        except torch.OutOfMemoryError as error:
+            torch.cuda.empty_cache()
+            reason = str(error).splitlines()[0]
+            self._fail(f"out of GPU memory: {reason}", "显存不足，请减少同时提问的人数或缩短上下文")
+        except Exception as error:  # noqa: BLE001 - whoever asked gets it; the others go on being served
+            self._fail(f"{type(error).__name__}: {error}", f"{type(error).__name__}：{error}")
 
     def _step(self) -> None:
         """Pieces of unread prompts, then one token for everybody else."""
@@ -212,9 +217,9 @@ class Engine:
             request.done += len(piece)
             self.prompt_tokens_computed += len(piece)
         whole = [i for i, r in enumerate(requests) if r.done == len(r.ids)]
+        if 0 < len(whole) < len(requests):
+            logits = logits.index_select(0, send(whole, device=logits.device))
         if whole:
-            if len(whole) < len(requests):
-                logits = logits.index_select(0, send(whole, device=logits.device))
             self._choose([requests[i] for i in whole], logits)
         return True
 
@@ -232,28 +237,20 @@ class Engine:
         for request in requests:
             request.steps += 1
             request.settle()
-        taking_part = [i for i, r in enumerate(rows) if r is not None]
-        if len(taking_part) < len(rows):
+        if None in rows:
+            taking_part = [i for i, r in enumerate(rows) if r is not None]
             logits = logits.index_select(0, send(taking_part, device=logits.device))
         self._choose([r for r in rows if r is not None], logits)
 
     def _choose(self, requests: list[Request], logits: torch.Tensor) -> None:
         """Pick the next id of every request, on the device; what it is will be looked at when the device is there."""
-        import torch
-
         rows = [Row(r.options, r.writing.ids, r.random.random()) for r in requests]
         ids = choose(logits, rows=rows)
         slots = send([r.slot.number for r in requests if r.slot is not None], device=ids.device)
         self._network.next_ids.index_copy_(0, slots, ids)
-        event: Any = None
-        if ids.is_cuda:
-            here = torch.empty(ids.shape, dtype=ids.dtype, pin_memory=True)
-            ids = here.copy_(ids, non_blocking=True)
-            event = torch.cuda.Event()  # type: ignore[no-untyped-call]
-            event.record()
         for request in requests:
             request.pending += 1
-        self._flights.append(Flight(requests, ids, event))
+        self._flights.append(Flight.begun(requests, ids))
 
     def _collect(self, flight: Flight) -> None:
         """Look at the ids that a step chose, and hand on their text."""
@@ -312,14 +309,11 @@ class Engine:
 
     def _leave_cancelled(self) -> None:
         for request in [r for r in (*self._active, *self._waiting) if r.cancel.is_set()]:
-            self._remove(request)
+            if request in self._active:
+                self._leave(request)
+            else:
+                self._waiting.remove(request)
             request.out.put(request.writing.end("stopped"))
-
-    def _remove(self, request: Request) -> None:
-        if request in self._active:
-            self._leave(request)
-        else:
-            self._waiting.remove(request)
 
     def _end_all(self) -> None:
         for request in (*self._active, *self._waiting):

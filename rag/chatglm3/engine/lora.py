@@ -124,7 +124,10 @@ def _must_be_plain(module: Any, name: str) -> None:
 def check_places(base: Any, *, known: set[int]) -> None:
     """Raise ModelError if an adapter sits on a layer that the engine does not add it to. `known`: ids of modules."""
     for name, module in base.named_modules():
-        if hasattr(module, "lora_A") and id(module) not in known:
+        whole = hasattr(
+            module, "original_module"
+        )  # PEFT's wrapper around a copy: modules_to_save, trained tokens
+        if whole or (hasattr(module, "lora_A") and id(module) not in known):
             raise ModelError(
                 f"An adapter changes {name}, which the engine cannot switch per request: load it merged.",
                 zh=f"有适配器改动了 {name}，引擎无法按请求切换：请合并后加载。",

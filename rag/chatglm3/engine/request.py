@@ -84,6 +84,18 @@ class Flight:
     ids: torch.Tensor
     event: Any
 
+    @classmethod
+    def begun(cls, requests: list[Request], ids: torch.Tensor) -> Flight:
+        """`ids` on their way from the device of this thread."""
+        import torch
+
+        if not ids.is_cuda:
+            return cls(requests, ids, None)
+        here = torch.empty(ids.shape, dtype=ids.dtype, pin_memory=True).copy_(ids, non_blocking=True)
+        event: Any = torch.cuda.Event()  # type: ignore[no-untyped-call]
+        event.record()
+        return cls(requests, here, event)
+
 
 class Ticket:
     """The answer of a request: iterate over its pieces. Leaving the loop early ends the request."""

@@ -53,7 +53,8 @@ def choose(logits: torch.Tensor, *, rows: Sequence[Row]) -> torch.Tensor:
     likely = likely.masked_fill(before >= top_p, 0.0)
     share = likely.cumsum(dim=-1)
     at = (share <= chance * share[:, -1:]).sum(dim=-1, keepdim=True)
-    return greedy.index_copy(0, which, ids.gather(1, at.clamp(max=vocabulary - 1))[:, 0])
+    last = (likely > 0).sum(dim=-1, keepdim=True) - 1  # a chance just below 1 is 1 in float32
+    return greedy.index_copy(0, which, ids.gather(1, at.clamp(max=last.clamp(min=0)))[:, 0])
 
 
 def send(values: Sequence[object], *, device: torch.device) -> torch.Tensor:
