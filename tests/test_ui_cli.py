@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -11,7 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from finetune.tiny import build as build_tiny
 from tests.conftest import ROOT
+from tests.tiny_training import write_facts
 from ui.cli import COMMANDS, build_parser, main, use_language
 from ui.table import clip, safe, table, width
 from ui.text import language, set_language
@@ -152,3 +155,39 @@ def test_columns_line_up_with_chinese() -> None:
     lines = table(["名称", "n"], [["手册", "1"], ["abc", "22"]], right=(1,)).splitlines()
     assert {width(line) for line in lines} == {8}
     assert clip("知识库的名字很长", 9) == "知识库的…" and width(clip("知识库的名字很长", 9)) <= 9
+
+
+def test_json_is_json_also_where_something_is_done(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Programs that asked for JSON got a sentence from these."""
+    (home / "docs").mkdir()
+    (home / "docs" / "a.txt").write_text("年休假有五天。", encoding="utf-8")
+    assert main(["index", str(home / "docs"), "--kb", "a"]) == 0
+    for arguments in (
+        ["kb", "rm", "a", "--yes"],
+        ["persona", "set", "店长", "--system", "说话爽快。"],
+        ["persona", "rm", "店长"],
+        ["settings", "set", "search.limit", "5"],
+        ["settings", "unset", "search.limit"],
+        ["adapters", "promote", "--base"],
+    ):
+        capsys.readouterr()
+        assert main([*arguments, "--json"]) == 0
+        assert isinstance(json.loads(capsys.readouterr().out), dict), arguments
+
+
+def test_a_training_run_prints_json_alone(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The model is the settings' one, by its name under the models folder."""
+    build_tiny(home / "models" / "small", texts=["年假有几天？", "五天。"])
+    write_facts(tmp_path / "facts.json")
+    monkeypatch.chdir(tmp_path)
+    assert main(["settings", "set", "generator.model", "small"]) == 0
+    assert main(["settings", "set", "generator.kind", "chatglm3"]) == 0
+    flags = ["--finetuning-type", "lora", "--device", "cpu", "--max-steps", "1", "--sample-tokens", "2"]
+    capsys.readouterr()
+    assert main(["finetune", "--dataset", str(tmp_path / "facts.json"), *flags, "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["state"] == "done" and Path(told["adapter"]).is_dir()
+    assert main(["finetune", "--stop", told["folder"]]) == 1
+    assert "没有在训练：完成" in capsys.readouterr().err

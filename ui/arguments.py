@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 from pathlib import Path
 
 from kb.errors import SettingsError
@@ -43,6 +44,11 @@ def add_json(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--json", action="store_true", help=pick("输出 JSON，供程序读取", "print JSON for programs to read")
     )
+
+
+def said(args: argparse.Namespace, text: str, **facts: object) -> None:
+    """What was done: for people the sentence, with --json the facts."""
+    print(json.dumps(facts, ensure_ascii=False, indent=2, default=str) if args.json else text)
 
 
 def example(parser: argparse.ArgumentParser, *lines: str) -> None:

@@ -56,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
         return _list(adapters.find_adapters(adapter_places(settings), state=state), args)
     if args.action == "promote" and args.base:
         adapters.demote(state)
-        print(pick("现在由基座回答。", "The base answers now."))
+        arguments.said(args, pick("现在由基座回答。", "The base answers now."), adapter=None)
         return 0
     if not args.name:
         raise SettingsError(
@@ -89,7 +89,12 @@ def run(args: argparse.Namespace) -> int:
             )
         return 0
     adapters.remove(record)
-    print(pick(f"已删除 {record.folder}", f"deleted {record.folder}"))
+    arguments.said(
+        args,
+        pick(f"已删除 {record.folder}", f"deleted {record.folder}"),
+        removed=record.name,
+        folder=record.folder,
+    )
     return 0
 
 

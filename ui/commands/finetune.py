@@ -4,16 +4,24 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from kb.errors import SettingsError
 from ui import arguments
 from ui.text import pick
 
 if TYPE_CHECKING:
     from finetune.config import RunConfig
     from finetune.plan import Plan
+    from finetune.run import RunInfo
+
+STATES_ZH = {
+    "new": "未开始", "running": "进行中", "stopped": "已停止", "done": "完成", "failed": "失败", "killed": "被中断",
+}  # fmt: skip
+"""What a run's state is called in Chinese."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -66,18 +74,22 @@ def run(args: argparse.Namespace) -> int:
     if args.list:
         return _list(Path(args.option_output_dir or "runs"), as_json=args.json)
     if args.stop is not None:
-        runs.info(args.stop)
+        if (state := runs.info(args.stop).state) not in ("new", "running"):
+            raise SettingsError(
+                f"{args.stop} is not running: {state}.", zh=f"{args.stop} 没有在训练：{STATES_ZH[state]}。"
+            )
         runs.stop(args.stop)
-        print(pick("已请求停止，当前步完成后保存。", "Asked to stop; it saves after the step at hand."))
+        text = pick("已请求停止，当前步完成后保存。", "Asked to stop; it saves after the step at hand.")
+        arguments.said(args, text, folder=args.stop, asked="stop")
         return 0
     if args.resume is not None:
         _check_gpus(runs.read_config(args.resume), args.gpus)
         if args.background:
-            return _told(runs.resume(args.resume, gpus=args.gpus).folder)
+            return _told(runs.resume(args.resume, gpus=args.gpus), args)
         runs.may_resume(args.resume)
-        return _train(args.resume, gpus=args.gpus)
+        return _train(args.resume, args)
     settings = arguments.settings_of(args)
-    base = settings.generator.model if settings.generator.here else ""
+    base = str(settings.generator_folder) if settings.generator.here else ""
     config = with_model(read_config(args.config, args), home=settings.home)
     if not config.data.model_name_or_path:
         config = replace(config, data=replace(config.data, model_name_or_path=base))
@@ -85,10 +97,11 @@ def run(args: argparse.Namespace) -> int:
         return _plan(config, as_json=args.json, gpus=args.gpus)
     _check_gpus(config, args.gpus)
     _check_base(config)
-    _say_tiny(config)
+    if not args.json:
+        _say_tiny(config)
     if args.background:
-        return _told(runs.start(config, gpus=args.gpus).folder)
-    return _train(runs.create(config), gpus=args.gpus)
+        return _told(runs.start(config, gpus=args.gpus), args)
+    return _train(runs.create(config), args)
 
 
 def _check_base(config: RunConfig) -> None:
@@ -104,8 +117,6 @@ def _check_base(config: RunConfig) -> None:
 
 def _check_gpus(config: RunConfig, gpus: int) -> None:
     """Before anything is started. Raises SettingsError."""
-    from kb.errors import SettingsError
-
     if gpus == 1 or config.train.device == "cpu":
         return
     import torch
@@ -128,13 +139,33 @@ def _say_tiny(config: RunConfig) -> None:
         )
 
 
-def _told(folder: Path) -> int:
-    print(pick(f"已在后台开始：{folder}", f"Started in the background: {folder}"))
-    print(pick(f"停止：zhiwen finetune --stop {folder}", f"stop it: zhiwen finetune --stop {folder}"))
+def _told(found: RunInfo, args: argparse.Namespace) -> int:
+    from finetune.run import describe
+
+    begun = pick(f"已在后台开始：{found.folder}", f"Started in the background: {found.folder}")
+    stop = pick(
+        f"停止：zhiwen finetune --stop {found.folder}", f"stop it: zhiwen finetune --stop {found.folder}"
+    )
+    arguments.said(args, f"{begun}\n{stop}", **describe(found))
     return 0
 
 
-def _train(folder: Path, *, gpus: int) -> int:
+def _train(folder: Path, args: argparse.Namespace) -> int:
+    """Train before people's eyes; with --json what is said goes to stderr and the run is printed at the end."""
+    from contextlib import nullcontext, redirect_stdout
+
+    from finetune.run import describe, info
+
+    with redirect_stdout(sys.stderr) if args.json else nullcontext():
+        code = _train_shown(folder, gpus=args.gpus)
+    if args.json:
+        found = info(folder)
+        made = {"adapter": str(found.adapter) if found.adapter else None}
+        print(json.dumps(describe(found) | made, ensure_ascii=False, indent=2))
+    return code
+
+
+def _train_shown(folder: Path, *, gpus: int) -> int:
     from finetune.run import read_config
     from finetune.train import train
     from rag.templates import is_chatglm
@@ -187,9 +218,6 @@ def _list(parent: Path, *, as_json: bool) -> int:
     if not found:
         print(pick(f"{parent} 里没有运行。", f"No runs in {parent}."))
         return 0
-    states = {
-        "new": "未开始", "running": "进行中", "stopped": "已停止", "done": "完成", "failed": "失败", "killed": "被中断",
-    }  # fmt: skip
     head = [
         pick(*h)
         for h in (("运行", "run"), ("状态", "state"), ("步", "step"), ("损失", "loss"), ("方法", "method"))
@@ -197,7 +225,7 @@ def _list(parent: Path, *, as_json: bool) -> int:
     rows = [
         [
             r.folder.name,
-            pick(states[r.state], r.state),
+            pick(STATES_ZH[r.state], r.state),
             f"{r.step}/{r.total}",
             "" if r.loss is None else f"{r.loss:.4f}",
             r.method,

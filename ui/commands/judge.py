@@ -8,7 +8,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kb.errors import SettingsError
+from kb.errors import DataError, SettingsError
 from ui import arguments
 from ui.text import pick
 
@@ -90,13 +90,14 @@ def run(args: argparse.Namespace) -> int:
     if args.human:
         path = write_blind_sheet(pairs, args.human, seed=args.seed)
         key = path.with_suffix(".key.json")
-        print(
-            pick(
-                f"盲评表：{path}。请人在 vote 一栏填 A、B 或 平，再用 --votes {path} 读回。{key.name} 记着谁是 A，不要给评的人。",
-                f"Blind sheet: {path}. People fill in vote with A, B or tie; then --votes {path}. Keep {key.name} from them.",
-            )
+        text = pick(
+            f"盲评表：{path}。请人在 vote 一栏填 A、B 或 平，再用 --votes {path} 读回。{key.name} 记着谁是 A，不要给评的人。",
+            f"Blind sheet: {path}. People fill in vote with A, B or tie; then --votes {path}. Keep {key.name} from them.",
         )
-        if not args.judge and not args.votes:
+        alone = not args.judge and not args.votes
+        if alone or not args.json:
+            arguments.said(args, text, sheet=path, key=key)
+        if alone:
             return 0
     if not args.judge and not args.votes:
         raise SettingsError(
@@ -112,6 +113,11 @@ def run(args: argparse.Namespace) -> int:
         made += [
             j for j in read_blind_sheet(sheet, judge=name) if j.number in {p.question.number for p in pairs}
         ]
+    if not made:
+        raise DataError(
+            "there is no vote yet: fill in the column vote with A, B or tie.",
+            zh="还没有任何票：请在 vote 一栏填 A、B 或 平。",
+        )
     found = report(made, pairs)
     scores = {name: percent_of_baseline(ask, pairs) for name, ask in judges.items()} if args.percent else {}
     if args.json:

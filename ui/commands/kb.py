@@ -165,6 +165,7 @@ def check_them(kbs: Sequence[KnowledgeBase], args: argparse.Namespace) -> int:
 
 def remove_them(kbs: Sequence[KnowledgeBase], args: argparse.Namespace) -> int:
     """Delete, after asking. The documents themselves are never touched."""
+    removed: list[str] = []
     for kb in kbs:
         if not args.yes:
             if not sys.stdin.isatty():
@@ -178,5 +179,9 @@ def remove_them(kbs: Sequence[KnowledgeBase], args: argparse.Namespace) -> int:
             if input(question).strip().lower() not in ("y", "yes", "是"):
                 continue
         kb.remove()
-        print(pick(f"已删除 {kb.name}", f"deleted {kb.name}"))
+        removed.append(kb.name)
+        if not args.json:
+            print(pick(f"已删除 {kb.name}", f"deleted {kb.name}"))
+    if args.json:
+        print(json.dumps({"removed": removed}, ensure_ascii=False))
     return 0

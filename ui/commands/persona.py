@@ -67,8 +67,8 @@ def run(args: argparse.Namespace) -> int:
                 "zhiwen persona set needs --system TEXT", zh="zhiwen persona set 需要 --system 描述"
             )
         path = save_persona(Persona(args.name, system.strip(), args.title), folder=folder)
-        print(pick(f"已写入 {path}", f"written to {path}"))
+        arguments.said(args, pick(f"已写入 {path}", f"written to {path}"), name=args.name, file=path)
     else:
         remove_persona(args.name, folder=folder)
-        print(pick(f"已删除角色 {args.name}", f"removed {args.name}"))
+        arguments.said(args, pick(f"已删除角色 {args.name}", f"removed {args.name}"), removed=args.name)
     return 0

@@ -44,9 +44,10 @@ def run(args: argparse.Namespace) -> int:
             return 2
         value = args.value and whole_path(args)
         path = write_setting(args.home or home_folder(), args.key, value)
-        print(pick(f"已写入 {path}", f"written to {path}"))
-        if value != args.value:
-            print(f"{args.key} = {value}")
+        more = f"\n{args.key} = {value}" if value != args.value else ""
+        arguments.said(
+            args, pick(f"已写入 {path}", f"written to {path}") + more, file=path, key=args.key, value=value
+        )
         return 0
     settings = arguments.settings_of(args)
     if args.action == "path":

@@ -116,7 +116,9 @@ def model_choices(settings: Settings) -> dict[str, str]:
 
 def adapter_choices(settings: Settings, model: str) -> list[str]:
     """Folders of the adapters that go with a model: the settings' one, <home>/adapters, finished runs."""
-    folder = Path(model)
+    folder = (
+        Path(model) if Path(model).is_dir() else settings.models / model
+    )  # as `generator_folder` reads a name
     return [str(a) for a in adapter_folders(settings) if not folder.is_dir() or fits(a, folder)]
 
 
