@@ -260,6 +260,8 @@ def test_generator_protocol(loaded: LoadedModel) -> None:
         assert generator.context_tokens == 1024
         assert generator.count_tokens("你好") == len(generator.prompt_ids([Message("user", "你好")])) - 6
         pieces = list(generator.stream([Message("user", "你好")], options=GREEDY))
+        with pytest.raises(GenerationError, match=r"no adapter 'green' loaded. Loaded: red, blue"):
+            generator.prompt_ids([Message("user", "你好")], adapter="green")  # a server then says 400
     assert pieces[-1].finish is not None
     ids = reference(loaded, prompt(loaded, "你好"), adapter="blue")
     assert loaded.tokenizer is not None

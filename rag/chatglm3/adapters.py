@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from kb.errors import ModelError
+from kb.errors import GenerationError, ModelError
 from rag.chatglm3.base import base_hash
 from rag.chatglm3.names import NATIVE_TARGETS, TARGETS
 from rag.chatglm3.shape import GlmShape, read_json
@@ -88,6 +88,17 @@ def engine_takes(folder: Path) -> bool:
     outer = {"lm_head", "embed_tokens"} & set(targets if isinstance(targets, list) else [])
     more = ("use_dora", "modules_to_save", "lora_bias", "trainable_token_indices")
     return not (outer or any(config.get(key) for key in more) or config.get("bias", "none") != "none")
+
+
+def loaded_one(adapters: Mapping[str, AdapterInfo], name: str) -> AdapterInfo | None:
+    """The adapter of that name, None for no name. Raises GenerationError if it is not loaded."""
+    if name and name not in adapters:
+        known = ", ".join(adapters) or "-"
+        raise GenerationError(
+            f"There is no adapter {name!r} loaded. Loaded: {known}.",
+            zh=f"没有加载名为 {name!r} 的适配器。已加载：{known}。",
+        )
+    return adapters.get(name)
 
 
 def tunes_biases(folder: Path) -> bool:

@@ -12,6 +12,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from types import TracebackType
 
+from rag.chatglm3.adapters import loaded_one
 from rag.chatglm3.engine.engine import Engine, EngineConfig
 from rag.chatglm3.load import LoadedModel
 from rag.templates.choice import check_templates
@@ -50,8 +51,11 @@ class ChatGLM3Generator:
         return self._tokenizer.count(text)
 
     def prompt_ids(self, messages: Sequence[Message], *, adapter: str = "") -> list[int]:
-        """The ids that the model reads; earlier answers are closed as the adapter's training closed them."""
-        info = self.loaded.adapters.get(adapter or self.adapter)
+        """The ids that the model reads; earlier answers are closed as the adapter's training closed them.
+
+        Raises GenerationError for an adapter that is not loaded.
+        """
+        info = loaded_one(self.loaded.adapters, adapter or self.adapter)
         return self._tokenizer.prompt(messages, close_turns=info is not None and info.close_turns).ids
 
     def stream(

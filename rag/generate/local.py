@@ -18,7 +18,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from kb.errors import GenerationError, ModelError
-from rag.chatglm3.adapters import tunes_biases
+from rag.chatglm3.adapters import loaded_one, tunes_biases
 from rag.chatglm3.engine.request import Request, Ticket
 from rag.chatglm3.engine.sampling import Row, choose
 from rag.chatglm3.engine.writing import Writing
@@ -76,8 +76,11 @@ class LocalGenerator:
         return self.chat.count(text)
 
     def prompt_ids(self, messages: Sequence[Message], *, adapter: str = "") -> list[int]:
-        """The ids that the model reads; earlier answers are closed as the adapter's training closed them."""
-        info = self.loaded.adapters.get(adapter or self.adapter)
+        """The ids that the model reads; earlier answers are closed as the adapter's training closed them.
+
+        Raises GenerationError for an adapter that is not loaded.
+        """
+        info = loaded_one(self.loaded.adapters, adapter or self.adapter)
         return self.chat.prompt(messages, close_turns=info is not None and info.close_turns).ids
 
     def stream(
@@ -89,12 +92,7 @@ class LocalGenerator:
     ) -> Iterator[Piece]:
         """Pieces as they are written. Raises GenerationError: prompt too long, unknown adapter, out of memory."""
         adapter = options.adapter or self.adapter
-        if adapter and adapter not in self.loaded.adapters:
-            known = ", ".join(self.loaded.adapters) or "-"
-            raise GenerationError(
-                f"There is no adapter {adapter!r} loaded. Loaded: {known}.",
-                zh=f"没有加载名为 {adapter!r} 的适配器。已加载：{known}。",
-            )
+        loaded_one(self.loaded.adapters, adapter)
         if spoilt := self._tuned - {adapter}:
             raise GenerationError(
                 f"The adapter {min(spoilt)!r} changed the base's own biases when it was loaded: only it can answer now.",
