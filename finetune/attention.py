@@ -28,9 +28,7 @@ def register() -> str:
         AttentionInterface.register(NAME, packed_attention)
         AttentionMaskInterface.register(NAME, _no_mask)
         if (kernel := varlen_kernel()) is not None:
-            varlen_options(
-                kernel
-            )  # before anything is compiled: found out within, it would make the compiler start again
+            varlen_options(kernel)  # now: found out while compiling, it would make the compiler start again
         _flash = new_cards()
         _registered = True
     return NAME

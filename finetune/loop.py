@@ -57,9 +57,8 @@ class Loop:
         self.objective, self.world = objective or objective_of(config), world
         self.folder, self.config, self.prepared = folder, config, prepared
         self.trainee, self.layout, self.total, self.log = trainee, layout, total, log
-        weight = config.examples_per_step  # what a step's loss is summed over, about
-        if isinstance(self.objective, NextWord):
-            weight = weight * prepared.report.trained // len(prepared.train)
+        each = prepared.report.trained / len(prepared.train) if isinstance(self.objective, NextWord) else 1
+        weight = each * config.examples_per_step  # what a step's loss is summed over, about
         self.optimizer = Optimizer(trainee.trainable(), config=config, weight=weight)
         world.copy_from_main(self.optimizer.masters.values())
         self.optimizer.publish()

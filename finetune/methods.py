@@ -130,9 +130,7 @@ def open_base(config: RunConfig, *, folder: Path, device: str) -> LoadedModel | 
         cached_tokens=0,
     )
     if device.startswith("cuda"):
-        torch.cuda.set_device(
-            device
-        )  # our kernels are launched on the current GPU, wherever their tensors lie
+        torch.cuda.set_device(device)  # our kernels run on the current GPU, wherever their tensors lie
     return load_base(folder, how)
 
 

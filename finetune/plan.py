@@ -103,8 +103,6 @@ def make_plan(
 
     With several `gpus` the first one speaks for all: memory is that of each, and they share the time.
     """
-    from rag.chatglm3.load import choose_device, choose_dtype
-
     config, _ = settled(with_start(config))
     if config.data.stage == "ppo":
         from finetune.ppo.plan import ppo_plan
@@ -112,35 +110,24 @@ def make_plan(
         return ppo_plan(config, device=device, prepared=prepared, free=free, rate=rate)
     folder = model_folder(config)
     shape = shape_of(folder)
-    device = device or choose_device(device_name(config))
-    precision = config.train.precision
-    dtype = choose_dtype("" if precision == "auto" else precision, device=device)
     data = prepared or prepare(config, tokenizer=chat_of(config))
     lengths = data.lengths
     steps = total_steps(config, len(lengths))
     epochs = steps / steps_per_epoch(len(lengths), per_step=config.examples_per_step)
-    tokens, run_tokens = sum(lengths), sum(lengths) * epochs
-    own = type(shape) is GlmShape and not is_sharded(config, gpus=gpus)
-    kernels = own and fit.why_not(config, device=device, dtype=dtype) is None
-    compiled = not kernels and compiles(config, device=device, tokens=int(run_tokens), gpus=gpus)
-    memory = free or int(free_bytes(device) * RESERVE)
-    layout, found, fits = _layout(shape, config, lengths, dtype, memory, gpus, compiled, kernels)
-    changes = () if fits else _changes(shape, config, lengths, dtype, memory, gpus, kernels)
-    speed = rate or matrix_rate(device, dtype)
+    room = _room(shape, config, lengths, device=device, free=free, gpus=gpus, tokens=sum(lengths) * epochs)
+    layout, found, fits = _layout(room)
+    changes = () if fits else _changes(room)
     rows = _rows(config, lengths, layout)
-    padded = max(1.0, rows / max(1, math.ceil(tokens / layout.tokens))) if compiled else 1.0
-    work = run_tokens * padded * flops_per_token(shape, config, layout)
-    share = (FUSED if layout.kernels else EFFICIENCY[compiled]) * (1 if gpus == 1 else gpus * TOGETHER)
     return Plan(
         model=folder.name,
         parameters=shape.parameters,
         trainable=trainable_count(shape, config),
         method=config.method.finetuning_type,
-        device=device,
-        dtype=dtype,
+        device=room.device,
+        dtype=room.dtype,
         examples=data.report.examples,
         documents=len(lengths),
-        tokens=tokens,
+        tokens=sum(lengths),
         trained_tokens=data.report.trained,
         longest=max(lengths),
         steps=steps,
@@ -149,9 +136,9 @@ def make_plan(
         layout=layout,
         rows=rows,
         need=found,
-        free=memory,
+        free=room.free,
         fits=fits,
-        seconds=work / (speed * share),
+        seconds=epochs * _seconds(room, layout, rows=rows, rate=rate),
         gpus=gpus,
         parallel=config.train.parallel,
         changes_zh=tuple(zh for zh, _ in changes),
@@ -167,43 +154,85 @@ def device_name(config: RunConfig) -> str:
     return "" if device == "auto" else device
 
 
-def _layout(
+@dataclass(frozen=True, slots=True)
+class _Room:
+    """What a layout is chosen for."""
+
+    shape: GlmShape
+    config: RunConfig
+    lengths: list[int]
+    device: str
+    dtype: ComputeDtype
+    free: int
+    """Bytes."""
+    gpus: int
+    kernels: bool
+    """Fused layers are possible."""
+    compiled: bool
+
+
+def _room(
     shape: GlmShape,
     config: RunConfig,
     lengths: list[int],
-    dtype: ComputeDtype,
+    *,
+    device: str,
     free: int,
     gpus: int,
-    compiled: bool = False,
-    kernels: bool = False,
-) -> tuple[Layout, MemoryNeed, bool]:
+    tokens: float,
+) -> _Room:
+    """`device`: "" for the config's; `free`: 0 for what it has; `tokens`: of the whole run."""
+    from rag.chatglm3.load import choose_device, choose_dtype
+
+    device = device or choose_device(device_name(config))
+    precision = config.train.precision
+    dtype = choose_dtype("" if precision == "auto" else precision, device=device)
+    own = type(shape) is GlmShape and not is_sharded(config, gpus=gpus)
+    kernels = own and fit.why_not(config, device=device, dtype=dtype) is None
+    compiled = not kernels and compiles(config, device=device, tokens=int(tokens), gpus=gpus)
+    memory = free or int(free_bytes(device) * RESERVE)
+    return _Room(shape, config, lengths, device, dtype, memory, gpus, kernels, compiled)
+
+
+def _seconds(room: _Room, layout: Layout, *, rows: int, rate: float) -> float:
+    """Of one pass over the data. `rate`: FLOP/s of matrix products, 0 for the device's."""
+    config, tokens = room.config, sum(room.lengths)
+    padded = max(1.0, rows / max(1, math.ceil(tokens / layout.tokens))) if room.compiled else 1.0
+    share = FUSED if layout.kernels else EFFICIENCY[room.compiled]
+    together = 1 if room.gpus == 1 else room.gpus * TOGETHER
+    speed = (rate or matrix_rate(room.device, room.dtype)) * share * together
+    return tokens * padded * flops_per_token(room.shape, config, layout) / speed
+
+
+def _layout(room: _Room) -> tuple[Layout, MemoryNeed, bool]:
+    shape, config, lengths = room.shape, room.config, room.lengths
     longest = max(lengths)
-    mean = sum(lengths) / len(lengths) * config.examples_per_step / gpus
+    mean = sum(lengths) / len(lengths) * config.examples_per_step / room.gpus
     wanted = max(longest, min(32_768, 512 * math.ceil(1.5 * mean / 512)))
     layout, found, fits = choose_layout(
         shape,
         config,
-        dtype=dtype,
-        free=free,
+        dtype=room.dtype,
+        free=room.free,
         longest=longest,
         wanted=wanted,
-        compiled=compiled,
-        kernels=kernels,
-        gpus=gpus,
+        compiled=room.compiled,
+        kernels=room.kernels,
+        gpus=room.gpus,
     )
     if layout.packed and fits and not config.train.pack_tokens:
         tokens = choose_tokens(
             lengths,
             per_step=config.examples_per_step,
             most=layout.tokens,
-            fixed=compiled,
+            fixed=room.compiled,
             seed=config.train.seed,
-            ranks=gpus,
+            ranks=room.gpus,
         )
         layout = replace(layout, tokens=tokens)
         from finetune.memory import need
 
-        found = need(shape, config, layout=layout, dtype=dtype, gpus=gpus)
+        found = need(shape, config, layout=layout, dtype=room.dtype, gpus=room.gpus)
     return layout, found, fits
 
 
@@ -233,26 +262,14 @@ def rows_of(config: RunConfig, *, lengths: list[int], layout: Layout, steps: int
     return replace(found, unit=64) if layout.kernels else found
 
 
-def _changes(
-    shape: GlmShape,
-    config: RunConfig,
-    lengths: list[int],
-    dtype: ComputeDtype,
-    free: int,
-    gpus: int,
-    kernels: bool,
-) -> list[tuple[str, str]]:
+def _changes(room: _Room) -> list[tuple[str, str]]:
     """Single changes that would make it fit, in the order in which they cost least."""
+    config, lengths, gpus = room.config, room.lengths, room.gpus
     train, data, method = config.train, config.data, config.method
     tries: list[tuple[str, RunConfig, list[int]]] = []
     if train.gradient_checkpointing == "off" and method.finetuning_type != "ptuning":
-        tries.append(
-            (
-                "--gradient-checkpointing on",
-                replace(config, train=replace(train, gradient_checkpointing="on")),
-                lengths,
-            )
-        )
+        light = replace(train, gradient_checkpointing="on")
+        tries.append(("--gradient-checkpointing on", replace(config, train=light), lengths))
     if train.packing and train.pack_tokens:
         free_rows = replace(train, pack_tokens=0)
         tries.append(("--pack-tokens 0", replace(config, train=free_rows), lengths))
@@ -278,13 +295,13 @@ def _changes(
     for flag, changed, cut in tries:
         if flag.startswith("--cutoff") and any(o[0].startswith("--cutoff") for o in out):
             continue
-        own = kernels and not is_sharded(changed, gpus=gpus)
-        _, found, fits = _layout(shape, changed, cut, dtype, free, gpus, kernels=own)
+        own = room.kernels and not is_sharded(changed, gpus=gpus)
+        _, found, fits = _layout(replace(room, config=changed, lengths=cut, kernels=own, compiled=False))
         if fits:
             gib = f"{found.total / GIB:.1f} GiB"
             out.append((f"{flag}（约需 {gib}）", f"{flag} (needs about {gib})"))
     if not out:
-        _, smallest, _ = _layout(shape, config, lengths, dtype, 0, gpus, kernels=kernels)
+        _, smallest, _ = _layout(replace(room, free=0, compiled=False))
         wanted = f"{smallest.total / GIB:.1f} GiB"
         out.append((f"换用显存不少于 {wanted} 的设备", f"use a device with at least {wanted}"))
     return out

@@ -252,9 +252,8 @@ def _known_problems(kb: KnowledgeBase) -> list[FileProblem]:
             continue
         pages = [p for p in kb.store.pages(document.id) if p.verdict != "ok"]
         if not pages:
-            pair = (
-                document.notes if document.verdict == "failed" else document.notes[:1]
-            )  # (English, Chinese)
+            # English and Chinese
+            pair = document.notes if document.verdict == "failed" else document.notes[:1]
             english, chinese, *_ = (*pair, "", "")
             problems.append(
                 FileProblem(document.name, document.verdict, english or "failed", reason_zh=chinese)

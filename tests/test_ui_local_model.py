@@ -40,16 +40,14 @@ def test_prompt_and_data_are_shown_with_any_template(
     assert "Assistant:⟦入职满一年有五天，满十年有十天。</s>⟧" in capsys.readouterr().out
 
 
+def training(place: Path) -> list[str]:
+    return ["finetune", "--model-name-or-path", str(place / "llama"), "--dataset", str(place / "facts.json")]
+
+
 def test_a_plan_names_the_models_own_layers(
     place: Path, home: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    command = [
-        "finetune",
-        "--model-name-or-path",
-        str(place / "llama"),
-        "--dataset",
-        str(place / "facts.json"),
-    ]
+    command = training(place)
     assert main([*command, "--finetuning-type", "lora", "--plan", "--json"]) == 0
     plan = json.loads(capsys.readouterr().out)
     assert plan["model"] == "llama" and plan["trainable"] > 0 and plan["layout"]["packed"]
@@ -62,14 +60,7 @@ def test_a_plan_names_the_models_own_layers(
 def test_what_cannot_be_trained_is_said_before_a_run_is_made(
     place: Path, home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    command = [
-        "finetune",
-        "--model-name-or-path",
-        str(place / "llama"),
-        "--dataset",
-        str(place / "facts.json"),
-    ]
-    command += ["--output-dir", str(tmp_path / "runs")]
+    command = [*training(place), "--output-dir", str(tmp_path / "runs")]
     assert main([*command, "--finetuning-type", "ptuning"]) == 1
     assert "qlora" in capsys.readouterr().err
     assert main([*command, "--template", "chatglm3"]) == 1

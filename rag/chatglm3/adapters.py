@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -93,12 +93,17 @@ def engine_takes(folder: Path) -> bool:
 def loaded_one(adapters: Mapping[str, AdapterInfo], name: str) -> AdapterInfo | None:
     """The adapter of that name, None for no name. Raises GenerationError if it is not loaded."""
     if name and name not in adapters:
-        known = ", ".join(adapters) or "-"
-        raise GenerationError(
-            f"There is no adapter {name!r} loaded. Loaded: {known}.",
-            zh=f"没有加载名为 {name!r} 的适配器。已加载：{known}。",
-        )
+        raise not_loaded(name, known=adapters)
     return adapters.get(name)
+
+
+def not_loaded(name: str, *, known: Iterable[str]) -> GenerationError:
+    """The error for a name that nobody knows."""
+    there = ", ".join(known) or "-"
+    return GenerationError(
+        f"There is no adapter {name!r} loaded. Loaded: {there}.",
+        zh=f"没有加载名为 {name!r} 的适配器。已加载：{there}。",
+    )
 
 
 def tunes_biases(folder: Path) -> bool:
@@ -168,9 +173,8 @@ def check_lora_keys(peft: Any, name: str, adapter: AdapterInfo) -> None:
     # DoRA's magnitudes are stored without the ".weight" that they have in the model
     stored = {key + ".weight" if key.endswith("magnitude_vector") else key for key in stored}
     own = dict(peft.named_parameters())
-    mine = re.compile(
-        rf"(\.lora_\w+)\.{re.escape(name)}(?=\.|$)"
-    )  # a layer may have the adapter's name: 1, mlp
+    # a layer may have the adapter's name: 1, mlp
+    mine = re.compile(rf"(\.lora_\w+)\.{re.escape(name)}(?=\.|$)")
     placed = {mine.sub(r"\1", key) for key in own if mine.search(key)}
     if not stored or stored != placed:
         raise ModelError(

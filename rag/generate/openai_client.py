@@ -156,9 +156,8 @@ class OpenAIGenerator:
 
         headers = {"Authorization": f"Bearer {self.config.key}"} if self.config.key else {}
         timeout = httpx.Timeout(self.config.timeout, connect=self.config.connect_timeout)
-        away = (
-            urlsplit(self.config.base_url).hostname not in _HERE
-        )  # a proxy of the environment is for elsewhere
+        # a proxy of the environment is for elsewhere
+        away = urlsplit(self.config.base_url).hostname not in _HERE
         return httpx.Client(headers=headers, timeout=timeout, follow_redirects=False, trust_env=away)
 
     def _body(self, messages: Sequence[Message], options: GenerateOptions) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from kb.errors import GenerationError, ModelError
+from rag.chatglm3.adapters import not_loaded
 from rag.chatglm3.engine.cache import Slot, common
 from rag.chatglm3.engine.config import EngineConfig as EngineConfig
 from rag.chatglm3.engine.graph import Stepper
@@ -97,7 +98,8 @@ class Engine:
     def refresh(self) -> None:
         """For training: answer with the adapters' weights as they stand in the model now, and forget what was read with others.
 
-        Raises GenerationError while requests run."""
+        Raises GenerationError while requests run.
+        """
         import torch
 
         with self._changed:
@@ -149,19 +151,14 @@ class Engine:
         if adapter in self.loaded.prefixes:
             return int(self.loaded.prefixes[adapter].shape[3])
         if adapter and adapter not in self._network.adapters and adapter != self.loaded.merged:
-            known = ", ".join([*self._network.adapters, *self.loaded.prefixes]) or "-"
-            raise GenerationError(
-                f"There is no adapter {adapter!r} loaded. Loaded: {known}.",
-                zh=f"没有加载名为 {adapter!r} 的适配器。已加载：{known}。",
-            )
+            raise not_loaded(adapter, known=[*self._network.adapters, *self.loaded.prefixes])
         return 0
 
     # -------------------------------------------------------------- the thread
 
     def _serve(self) -> None:
-        with on_device(
-            self.loaded.device
-        ):  # a thread begins at the first GPU, and events and kernels go by that
+        # a thread begins at the first GPU, and events and kernels go by that
+        with on_device(self.loaded.device):
             while self._wanted():
                 self._round()
 

@@ -124,9 +124,8 @@ def _must_be_plain(module: Any, name: str) -> None:
 def check_places(base: Any, *, known: set[int]) -> None:
     """Raise ModelError if an adapter sits on a layer that the engine does not add it to. `known`: ids of modules."""
     for name, module in base.named_modules():
-        whole = hasattr(
-            module, "original_module"
-        )  # PEFT's wrapper around a copy: modules_to_save, trained tokens
+        # PEFT's wrapper around a copy: modules_to_save, trained tokens
+        whole = hasattr(module, "original_module")
         if whole or (hasattr(module, "lora_A") and id(module) not in known):
             raise ModelError(
                 f"An adapter changes {name}, which the engine cannot switch per request: load it merged.",
