@@ -83,11 +83,9 @@ def promoted(state: Path) -> dict[str, Any]:
 def get(places: Sequence[Path], name: str, *, state: Path) -> AdapterRecord:
     """By its name, its folder or its run's, either without the time too: then the newest. Raises ModelError naming all."""
     given = Path(name).expanduser()
-    if (
-        not (given / "adapter_config.json").is_file()
-        and (given / "adapter" / "adapter_config.json").is_file()
-    ):
-        given = given / "adapter"
+    inner = given / "adapter"
+    if (inner / "adapter_config.json").is_file() and not (given / "adapter_config.json").is_file():
+        given = inner
     known = find_adapters(places, state=state)
     for record in known:
         if record.name == name or (given.is_dir() and record.folder.resolve() == given.resolve()):
@@ -98,8 +96,9 @@ def get(places: Sequence[Path], name: str, *, state: Path) -> AdapterRecord:
         reason = str(about.get("reason", "")) if now else ""
         return AdapterRecord(name_of(given), given.resolve(), read_train(given), now, reason)
     timed = re.compile(re.escape(given.name) + r"-\d{8}-\d{6}(-\d+)?")
-    place = given.parent.resolve() if given.name != name else None  # "runs/zhouyi" is one of that folder
-    fit = [r for r in known if timed.fullmatch(r.name) and place in (None, r.folder.parent.parent.resolve())]
+    # "runs/zhouyi" is one of that folder, whether or not it is one of the places
+    there = known if given.name == name else find_adapters([given.parent], state=state)
+    fit = [r for r in there if timed.fullmatch(r.name)]
     if runs := sorted(fit, key=lambda r: r.name):
         return runs[-1]
     names = ", ".join(r.name for r in known) or "none"

@@ -84,6 +84,8 @@ def test_an_adapter_is_found_by_its_run_with_or_without_the_time(home: Path) -> 
     for name in ("law", str(runs / "law"), str(runs / "law-20260102-120000"), str(newest)):
         assert find_adapter(settings, name).folder.resolve() == newest.resolve(), name
     assert find_adapter(settings, str(runs / "law-20260101-120000")).folder.resolve() == first.resolve()
+    other = adapter(home / "else" / "law-20260103-120000" / "adapter")  # where nobody looks by himself
+    assert find_adapter(settings, str(home / "else" / "law")).folder.resolve() == other.resolve()
     for name in ("la", str(runs / "la"), str(home / "elsewhere" / "law")):
         with pytest.raises(ModelError, match="law-20260102-120000"):
             find_adapter(settings, name)
